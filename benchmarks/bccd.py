@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train on BCCD (real microscope images) from scratch and score the test images with pycocotools.
+
+    python -m benchmarks.bccd path/to/bccd.yaml --seeds 0 1 2 3 4 --out runs/bccd
+
+Each finished seed is a line of results.jsonl in the output folder; a second call goes on where the
+first one stopped. The score of a seed is pycocotools' mAP50-95 of best.pt on the split asked for,
+against ground truth read from the label files here, not by the library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import cv2
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from yolo import YOLO
+
+
+def ground_truth(images: Path) -> dict[str, Any]:
+    """Read YOLO labels into COCO's form, image ids being file stems' places in sorted order."""
+    files = sorted(images.iterdir())
+    pictures, objects = [], []
+    for number, file in enumerate(files):
+        height, width = cv2.imread(str(file)).shape[:2]
+        pictures.append({"id": number, "width": width, "height": height, "stem": file.stem})
+        label = Path(str(file.parent).replace("images", "labels")) / f"{file.stem}.txt"
+        for line in label.read_text().splitlines() if label.is_file() else []:
+            c, x, y, w, h = map(float, line.split())
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": number,
+                    "category_id": int(c) + 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": i + 1, "name": str(i)} for i in range(3)]
+    return {"images": pictures, "annotations": objects, "categories": categories}
+
+
+def coco_map(truth: dict[str, Any], predictions: Path) -> float:
+    """Return pycocotools' mAP50-95 of a predictions.json."""
+    number = {str(p["stem"]): p["id"] for p in truth["images"]}
+    rows = json.loads(predictions.read_text())
+    for row in rows:
+        row["image_id"] = number[Path(row["file_name"]).stem]
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = truth
+        gt.createIndex()
+        scorer = COCOeval(gt, gt.loadRes(rows), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    return float(scorer.stats[0])
+
+
+def run_seed(data: Path, seed: int, out: Path, options: dict[str, Any], split: str) -> dict:
+    """Train one seed and score it."""
+    name = f"seed{seed}"
+    metrics = YOLO(options.pop("model")).train(
+        data=str(data), seed=seed, project=str(out), name=name, exist_ok=True, **options
+    )
+    best = metrics.save_dir / "weights" / "best.pt"
+    scored = YOLO(best).val(
+        data=str(data), split=split, save_json=True, project=str(out), name=f"{name}-{split}",
+        exist_ok=True, imgsz=options["imgsz"], batch=options["batch"], plots=False,
+    )  # fmt: skip
+    predictions = out / f"{name}-{split}" / "predictions.json"
+    images = data.parent / "images" / split
+    return {
+        "seed": seed,
+        "val": metrics.box.map,
+        "split": split,
+        "own": scored.box.map,
+        "pycocotools": coco_map(ground_truth(images), predictions),
+    }
+
+
+def main() -> None:
+    """Run the seeds that aren't finished and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("runs/bccd"))
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--split", default="test", choices=["val", "test"])
+    parser.add_argument("--amp", default="fp32", choices=["fp32", "bf16"])
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / "results.jsonl"
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    for seed in args.seeds:
+        if any(row["seed"] == seed and row["split"] == args.split for row in done):
+            continue
+        options = {
+            "model": "yolov8n.yaml", "epochs": args.epochs, "imgsz": 320, "batch": 16,
+            "device": "cpu", **({"amp": args.amp} if args.amp != "fp32" else {}),
+        }  # fmt: skip
+        row = run_seed(args.data, seed, args.out.absolute(), options, args.split)
+        done.append(row)
+        with log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    print("| seed | val mAP50-95 | split | mAP50-95 | pycocotools |\n|---|---|---|---|---|")
+    for row in done:
+        print("| {seed} | {val:.4f} | {split} | {own:.4f} | {pycocotools:.4f} |".format(**row))
+    scores = [row["pycocotools"] for row in done]
+    print(f"\nmean {statistics.mean(scores):.4f}, spread {min(scores):.4f} to {max(scores):.4f}")
+
+
+if __name__ == "__main__":
+    main()

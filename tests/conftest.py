@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for all tests: stored numbers, and a guard that keeps the run offline."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@lru_cache(maxsize=4)
+def _load(name: str) -> Any:
+    path = GOLDEN / name
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Any]:
+    """Load a file of reference numbers by name: a dict of arrays, or parsed JSON."""
+    return _load
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection but those of local pipes."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family == getattr(socket, "AF_UNIX", None):
+            return connect(self, address)
+        host = address[0] if isinstance(address, tuple) else address
+        if host in {"127.0.0.1", "localhost", "::1"}:
+            return connect(self, address)
+        raise RuntimeError(f"a test tried to connect to {address!r}")
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO's scores against stored numbers and against pycocotools on random sets."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from coco_sets import random_set, reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yolo.data.sample import Instances
+from yolo.engine.coco_eval import Objects, coco_scores, overlaps
+
+
+def objects_of(rows, category_ids, labelled):
+    """Turn COCO rows of one image into Objects."""
+    ltwh = np.array([r["bbox"] for r in rows], dtype=float).reshape(-1, 4)
+    boxes = np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1)
+    kinds = {}
+    if rows and "segmentation" in rows[0]:
+        kinds["rles"] = [r["segmentation"] for r in rows]
+    if rows and "keypoints" in rows[0]:
+        kinds["keypoints"] = np.array([r["keypoints"] for r in rows], float).reshape(
+            len(rows), -1, 3
+        )
+    classes = np.array([category_ids.index(r["category_id"]) for r in rows], dtype=np.int64)
+    if not labelled:
+        return Objects.found(classes, boxes, [r["score"] for r in rows], **kinds)
+    return Objects(
+        classes,
+        boxes,
+        ignore=np.array([r.get("iscrowd", 0) for r in rows], dtype=bool),
+        area=np.array([r["area"] for r in rows], dtype=float),
+        **kinds,
+    )
+
+
+def from_coco(gt, dt):
+    ids = [c["id"] for c in gt["categories"]]
+    images = [i["id"] for i in gt["images"]]
+
+    def by_image(rows, image):
+        return [r for r in rows if r["image_id"] == image]
+
+    truths = [objects_of(by_image(gt["annotations"], i), ids, True) for i in images]
+    founds = [objects_of(by_image(dt, i), ids, False) for i in images]
+    return truths, founds, len(ids)
+
+
+@pytest.mark.parametrize("name", ["set_a", "set_b_crowd", "set_c_keypoints"])
+def test_stored_numbers(golden, name):
+    stored = golden("metrics_coco.json")[name]
+    truths, founds, classes = from_coco(stored["gt"], stored["dt"])
+    for iou_type, expected in stored["result"].items():
+        scores = coco_scores(truths, founds, classes, iou_type)
+        np.testing.assert_allclose(scores.stats, expected["stats"], rtol=0, atol=1e-9)
+        ap = np.array(expected["ap_per_iou_per_category"], dtype=float)
+        np.testing.assert_allclose(scores.ap, ap, rtol=0, atol=1e-9)
+        recall = np.array(expected["recall_per_iou_per_category"], dtype=float)
+        np.testing.assert_allclose(scores.recall[:, :, 0], recall, rtol=0, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 8), most=st.integers(1, 9))
+def test_equals_pycocotools(seed, images, most):
+    truths, founds, classes = random_set(np.random.default_rng(seed), images, most=most)
+    scores = coco_scores(truths, founds, classes)
+    stats, ap = reference(truths, founds, classes)
+    np.testing.assert_allclose(scores.stats, stats, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores.ap, ap, rtol=0, atol=1e-6)
+
+
+def test_more_than_a_hundred_detections_of_a_class_are_cut():
+    boxes = np.tile([[0.0, 0.0, 10.0, 10.0]], (150, 1))
+    boxes[:120] += 500
+    truths = [Objects.labelled(Instances.from_boxes([0], [[0, 0, 10, 10]]))]
+    founds = [Objects.found(np.zeros(150), boxes, np.linspace(1, 0.5, 150))]
+    assert coco_scores(truths, founds, 1).stats[0] == 0
+    assert coco_scores(truths, [founds[0].select(np.arange(60, 150))], 1).stats[0] > 0
+
+
+@pytest.mark.parametrize("labels", [0, 2])
+def test_nothing_found(labels):
+    truths = [Objects.labelled(Instances.from_boxes([0] * labels, [[0, 0, 9, 9]] * labels))] * 2
+    scores = coco_scores(truths, [Objects.found([], [], [])] * 2, 3)
+    assert scores.stats[0] == (0 if labels else -1)
+    assert np.isnan(scores.ap[:, 1:]).all()
+
+
+def test_images_must_pair_up():
+    with pytest.raises(ValueError, match="as many"):
+        coco_scores([Objects.found([], [], [])], [], 1)
+
+
+def test_is_silent(capfd, caplog):
+    caplog.set_level(logging.INFO)
+    coco_scores(*random_set(np.random.default_rng(0)))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["set_b_crowd", "set_c_keypoints"])
+def test_overlaps_are_those_the_evaluator_uses(golden, name):
+    from faster_coco_eval import COCO
+    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+    stored = golden("metrics_coco.json")[name]
+    truths, founds, classes = from_coco(stored["gt"], stored["dt"])
+    for iou_type in stored["result"]:
+        gt = COCO(stored["gt"], use_deepcopy=True)
+        judge = COCOeval_faster(gt, gt.loadRes([dict(r) for r in stored["dt"]]), iou_type)
+        judge.evaluate()
+        compared = 0
+        for i, image in enumerate(stored["gt"]["images"]):
+            for c in range(classes):
+                expected = judge.ious[image["id"], stored["gt"]["categories"][c]["id"]]
+                found = founds[i].select(founds[i].classes == c)
+                truth = truths[i].select(truths[i].classes == c)
+                ours = overlaps(found, truth, iou_type)
+                if len(expected):
+                    np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-15)
+                    compared += ours.size
+        assert compared > 30
+
+
+def test_objects_sort_and_select():
+    found = Objects.found([2, 1], [[0, 0, 1, 1], [0, 0, 2, 2]], [0.1, 0.9], rles=["a", "b"])
+    assert found.classes.tolist() == [1, 2]
+    assert found.rles == ["b", "a"]
+    kept = found.select(found.scores > 0.5)
+    assert (len(kept), kept.rles, kept.ignore) == (1, ["b"], None)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions: sizes, folding, shared activation. Their golden outputs are in test_block."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from tests.golden_weights import fill
+from yolo.nn.conv import Concat, Conv, DWConv, GhostConv
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_default_padding_keeps_the_size(kernel, dilation):
+    conv = Conv(3, 8, kernel, dilation=dilation)
+    assert conv(torch.zeros(2, 3, 20, 16)).shape == (2, 8, 20, 16)
+
+
+@pytest.mark.parametrize("make", [Conv, DWConv, GhostConv])
+def test_folding_keeps_outputs_and_mode(make):
+    module = fill(nn.Sequential(make(8, 16, 3, 2)))
+    x = torch.randn(2, 8, 12, 10, generator=torch.Generator().manual_seed(0))
+    expected = module.eval()(x)
+    folded = copy.deepcopy(module)
+    for part in list(folded.modules()):
+        if hasattr(part, "fuse"):
+            part.fuse()
+            part.fuse()  # a second time changes nothing
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    assert not any(part.training for part in folded.modules())
+    torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_activation_is_shared_after_copies_too():
+    pair = nn.Sequential(Conv(3, 8), Conv(8, 8))
+    for module in (pair, copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
+        assert module[0].act is module[1].act
+
+
+def test_activation_can_be_chosen():
+    assert isinstance(Conv(3, 8, act=False).act, nn.Identity)
+    assert isinstance(Conv(3, 8, act=nn.ReLU()).act, nn.ReLU)
+
+
+def test_batch_norm_settings():
+    norm = Conv(3, 8).bn
+    assert (norm.eps, norm.momentum) == (1e-3, 0.03)
+
+
+def test_concat_joins_channels():
+    assert Concat()([torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4)]).shape == (1, 5, 4, 4)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs are reproducible: same seed, any workers, killed at any moment and resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import nano
+from yolo import YOLO
+from yolo.data.shapes import write_shapes
+from yolo.engine.checkpoint import load_checkpoint
+from yolo.errors import CheckpointError, ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
+
+
+@pytest.fixture
+def network(tmp_path):
+    return nano.write_network(tmp_path)
+
+
+def train(network, data, project, name, **changes):
+    YOLO(network).train(data=str(data), **nano.options(project, name, **changes))
+    return load_checkpoint(project / name / "weights" / "last.pt")
+
+
+def assert_identical(a, b, skip=("elapsed", "save_dir", "generators")):
+    """Compare two checkpoints bit for bit, but for times and places."""
+    assert a.weights.keys() == b.weights.keys()
+    for key, value in a.weights.items():
+        assert torch.equal(value, b.weights[key]), key
+    assert set(a.state) == set(b.state)
+    for key in set(a.state) - set(skip):
+        assert_same(a.state[key], b.state[key], key)
+    times = {"time"}
+    for row, other in zip(a.history, b.history, strict=True):
+        assert {k: v for k, v in row.items() if k not in times} == {
+            k: v for k, v in other.items() if k not in times
+        }
+
+
+def assert_same(a, b, where):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def test_workers_do_not_change_the_weights(network, data, tmp_path):
+    alone = train(network, data, tmp_path, "w0", workers=0, mixup=0.5)
+    helped = train(network, data, tmp_path, "w2", workers=2, mixup=0.5)
+    assert_identical(alone, helped)
+
+
+def test_another_seed_changes_the_weights(network, data, tmp_path):
+    a = train(network, data, tmp_path, "a", epochs=1)
+    b = train(network, data, tmp_path, "b", epochs=1, seed=1)
+    assert any(not torch.equal(v, b.weights[k]) for k, v in a.weights.items())
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the library may catch it."""
+
+
+@pytest.mark.parametrize("step", [2, 4, 7, 11])
+def test_resumed_after_a_stop_at_any_step_is_identical(network, data, tmp_path, step):
+    """nbs=12 and 14 images: accumulation windows cross the ends of epochs."""
+    options = {"nbs": 12, "save_every": 3, "epochs": 3}
+    whole = train(network, data, tmp_path, "whole", **options)
+    model = YOLO(network)
+
+    def kill(trainer):
+        if trainer.iteration == step and trainer.start_epoch == 0:
+            raise Killed
+
+    model.add_callback("on_train_batch_end", kill)
+    with pytest.raises(Killed):
+        model.train(data=str(data), **nano.options(tmp_path, "cut", **options))
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    if not last.is_file():
+        assert step < 3
+        return
+    YOLO(last).train(resume=True)
+    assert_identical(whole, load_checkpoint(last))
+
+
+def test_sigkill_and_resume_is_identical(network, data, tmp_path):
+    """A real process, a real SIGKILL, at whatever moment it finds."""
+    whole = train(network, data, tmp_path, "whole", epochs=6)
+    code = (
+        "import sys; import nano; from yolo import YOLO; from pathlib import Path\n"
+        "n, d, p = sys.argv[1:]\n"
+        "YOLO(n).train(data=d, **nano.options(Path(p), 'cut', epochs=6))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(network), str(data), str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        stderr=subprocess.PIPE,
+    )
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.15)
+    child.send_signal(signal.SIGKILL)
+    _, errors = child.communicate()
+    assert last.is_file(), errors.decode()
+    if len(load_checkpoint(last).history) < 6:
+        YOLO(last).train(resume=True)
+    assert_identical(whole, load_checkpoint(last))
+
+
+def test_a_finished_run_needs_more_epochs(network, data, tmp_path):
+    train(network, data, tmp_path, "run", epochs=2)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    with pytest.raises(CheckpointError, match="ended after 2 epochs"):
+        YOLO(last).train(resume=True)
+    YOLO(last).train(resume=True, epochs=3)
+    assert len(load_checkpoint(last).history) == 3
+    lines = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert len(lines) == 4
+
+
+def test_what_cannot_be_resumed_says_why(network, data, tmp_path):
+    train(network, data, tmp_path, "run", epochs=2)
+    weights = tmp_path / "run" / "weights"
+    with pytest.raises(CheckpointError, match="weights alone"):
+        YOLO(weights / "best.pt").train(resume=True)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pt"):
+        YOLO(network).train(resume=str(weights / "nothing.pt"))
+    with pytest.raises(ConfigError, match=r"lr0 can't change within a run"):
+        YOLO(weights / "last.pt").train(resume=True, epochs=9, lr0=0.5)
+    with pytest.raises(ConfigError, match="resume=True needs a model loaded from"):
+        YOLO(network).train(resume=True)

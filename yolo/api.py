@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`YOLO`: load a model, then train, validate and predict with it. It knows no task by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo.cfg.load import resolve
+from yolo.cfg.networks import find_network
+from yolo.engine.events import Callback, Callbacks
+from yolo.errors import CheckpointError, ConfigError, MissingFileError, ModelError
+from yolo.tasks.spec import TASKS, TaskSpec, task_of_network
+
+LOGGER = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolo.engine.checkpoint import Checkpoint
+    from yolo.engine.predictor import Predictor
+    from yolo.engine.results import Results
+    from yolo.engine.trainer import Trainer
+    from yolo.nn.model import BaseModel
+
+_INHERITED = ("imgsz", "data", "single_cls", "classes", "channels_last", "cache_dir")
+"""Training options that later calls on the same model start from."""
+
+_MAY_CHANGE = frozenset(
+    {
+        "epochs", "imgsz", "batch", "device", "close_mosaic", "augmentations", "save_period",
+        "save_every", "workers", "cache", "cache_dir", "patience", "time", "freeze", "val", "plots",
+        "verbose", "profile", "compile", "channels_last", "plugins", "resume", "model", "data",
+    }
+)  # fmt: skip
+"""Options that may differ when a run is resumed."""
+
+
+class YOLO:
+    """A model with everything one does with it.
+
+    Args:
+        model: a network YAML ("yolov8n.yaml", or your own file), a checkpoint (".pt"), or another
+            facade's file.
+        task: the task's name, where the model doesn't say.
+        verbose: print the table of layers.
+        plugins: your own Python files to import first, for blocks and tasks that they register.
+
+    Raises:
+        MissingFileError: if the file isn't there.
+        ModelError, CheckpointError: if it can't be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        task: str | None = None,
+        verbose: bool = False,
+        plugins: str | Path | tuple[str | Path, ...] = (),
+    ) -> None:
+        if plugins:
+            from yolo.plugins import load_plugins
+
+            load_plugins([plugins] if isinstance(plugins, (str, Path)) else list(plugins))
+        if not isinstance(model, (str, Path)):
+            raise ConfigError(
+                f"YOLO expects a file name such as 'yolov8n.yaml' or 'best.pt', "
+                f"got {type(model).__name__}"
+            )
+        self.callbacks_: Callbacks = Callbacks()
+        self.overrides: dict[str, Any] = {"model": str(model)}
+        self.ckpt: dict[str, Any] = {}
+        self.ckpt_path: str | None = None
+        self.cfg: str | None = None
+        self.model_name = str(model)
+        self.metrics: Any = None
+        self.trainer: Trainer | None = None
+        self.predictor: Predictor | None = None
+        self.trained = False
+        self._backend: Any = None
+        if Path(model).suffix == ".pt":
+            self._load_checkpoint(Path(model), task)
+        else:
+            self._build(model, task)
+        if verbose:
+            self.info()
+
+    # ------------------------------------------------------------------ loading
+
+    def _build(self, name: str | Path, task: str | None) -> None:
+        network = find_network(name)
+        spec = TASKS[task] if task else task_of_network(network.yaml, str(network.path))
+        self.cfg = str(name)
+        self.spec: TaskSpec = spec
+        self.model: BaseModel = spec.model(name)
+
+    def _load_checkpoint(self, path: Path, task: str | None) -> None:
+        from yolo.engine.checkpoint import load_checkpoint
+
+        if not path.is_file():
+            raise MissingFileError(
+                f"{path}: no such file (looked in {path.absolute().parent}). Nothing is "
+                f"downloaded: train one with YOLO('{path.stem}.yaml').train(data=...), or give "
+                "the path of weights that you have"
+            )
+        saved = load_checkpoint(path)
+        if task is not None and task != saved.task:
+            raise CheckpointError(f"{path}: holds a model for {saved.task!r}, not {task!r}")
+        self.spec = TASKS[saved.task]
+        self.model = model_of(saved, self.spec, str(path))
+        self.ckpt_path = str(path)
+        self.ckpt = {k: v for k, v in vars(saved).items() if k not in {"weights", "state"}}
+        self.trained = True
+        self.overrides |= {k: saved.config[k] for k in _INHERITED if k in saved.config}
+
+    def load(self, weights: str | Path) -> YOLO:
+        """Take over the weights that fit from a checkpoint; the rest is listed in the log.
+
+        Raises:
+            MissingFileError, CheckpointError: if the file can't be read.
+        """
+        from yolo.engine.build import take_weights
+        from yolo.engine.checkpoint import load_checkpoint
+
+        LOGGER.info(take_weights(self.model, load_checkpoint(weights).weights, str(weights)))
+        self.trained = True
+        return self
+
+    def save(self, filename: str | Path = "saved_model.pt") -> None:
+        """Write the model as a checkpoint that `YOLO(filename)` reads."""
+        from yolo.engine.checkpoint import Checkpoint, plain, save_checkpoint
+        from yolo.engine.runtime import versions
+
+        weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        content = Checkpoint(
+            task=self.task,
+            names=dict(self.model.names),
+            network=plain(self.model.yaml),
+            weights=weights,
+            versions=versions(),
+        )
+        save_checkpoint(Path(filename), content)
+
+    def reset_weights(self) -> YOLO:
+        """Give the model fresh weights."""
+        names = self.model.names
+        self.model = self.spec.model(self.model.yaml)
+        self.model.names = names
+        self.trained = False
+        return self
+
+    # ------------------------------------------------------------------ the three loops
+
+    def train(self, trainer: type[Trainer] | None = None, **options: Any) -> Any:
+        """Train, and hold the best weights afterwards.
+
+        Args:
+            trainer: a subclass of the task's trainer.
+            **options: `data`, `epochs`, ... (`yolo cfg` lists all).
+
+        Returns:
+            The metrics object of the best weights, with `.save_dir` and `.results_dict`.
+
+        Raises:
+            YoloError: for options, data or files that can't be used.
+        """
+        resumed = self._checkpoint_to_resume(options)
+        base = dict(resumed.config) if resumed else self._options_for("train")
+        config = self._resolve("train", base, options)
+        if config.data is None:
+            raise ConfigError(
+                "train needs data=: a dataset YAML, a COCO JSON or 'shapes' (embedded), as in "
+                "YOLO('yolov8n.yaml').train(data='shapes')"
+            )
+        network, weights = self.model.yaml, None
+        if resumed:
+            network = resumed.network
+        elif self.trained and config.pretrained is not False:
+            weights = self.model.state_dict()
+        runner = (trainer or self.spec.trainer)(
+            config, self.spec, network, weights, self.callbacks_.copy(), resume=resumed
+        )
+        self.trainer = runner
+        self.metrics = runner.train()
+        self._take_over(runner, config)
+        return self.metrics
+
+    def _take_over(self, runner: Trainer, config: Any) -> None:
+        """Hold what a finished training produced."""
+        self.model = runner.ema.ema.cpu().float()
+        self.model.requires_grad_(True)
+        self.trained = True
+        path = runner.best if runner.best.is_file() else None
+        self.ckpt_path = str(path) if path else None
+        self.overrides |= {k: getattr(config, k) for k in _INHERITED if hasattr(config, k)}
+
+    def _checkpoint_to_resume(self, options: Mapping[str, Any]) -> Checkpoint | None:
+        from yolo.engine.checkpoint import load_checkpoint
+
+        resume = options.get("resume", False)
+        if not resume:
+            return None
+        path = self.ckpt_path if resume is True else resume
+        if path is None:
+            raise ConfigError(
+                "resume=True needs a model loaded from the last.pt of a run, as in "
+                "YOLO('runs/detect/train/weights/last.pt').train(resume=True)"
+            )
+        saved = load_checkpoint(path)
+        if saved.state is None:
+            raise CheckpointError(
+                f"{path}: holds weights alone, so there is nothing to resume; use the run's last.pt"
+            )
+        fixed = {k for k, v in options.items() if k not in _MAY_CHANGE and saved.config.get(k) != v}
+        if fixed:
+            raise ConfigError(
+                f"resume: {', '.join(sorted(fixed))} can't change within a run; leave it out, or "
+                "start a new run from these weights"
+            )
+        epochs = int(options.get("epochs", saved.state["epochs"]))
+        done = len(saved.history)
+        if saved.state["stop"] or done >= epochs:
+            raise CheckpointError(
+                f"{path}: this run has ended after {done} epochs; ask for more with "
+                f"epochs={done + 100}, or start a new run from these weights"
+            )
+        return saved
+
+    def val(self, validator: type | None = None, **options: Any) -> Any:
+        """Score the model on a dataset.
+
+        Returns:
+            The metrics object (`.box.map` is COCO's mAP50-95), also kept in `.metrics`.
+
+        Raises:
+            YoloError: for options, data or files that can't be used.
+        """
+        config = self._resolve("val", self._options_for("val"), options)
+        if config.data is None:
+            raise ConfigError("val needs data=: a dataset YAML, a COCO JSON or 'shapes'")
+        import copy
+
+        from yolo.engine.build import loader_for
+        from yolo.engine.progress import Progress
+        from yolo.engine.runtime import run_folder, select_device
+
+        device = select_device(config.device)
+        model = self.model if device == self.device else copy.deepcopy(self.model).to(device)
+        loader = loader_for(config, self.spec, model)
+        writes = config.plots or config.save_json or config.save_txt
+        place = (config.project, config.name, self.task, "val", config.exist_ok)
+        runner = (validator or self.spec.validator)(
+            config,
+            self.spec,
+            self.callbacks_.copy(),
+            device,
+            run_folder(*place) if writes else ".",
+            Progress(config.verbose),
+        )
+        try:
+            self.metrics = runner.run(model, loader)
+        finally:
+            loader.close()
+        return self.metrics
+
+    def predict(
+        self,
+        source: Any = None,
+        stream: bool = False,
+        predictor: type[Predictor] | None = None,
+        **options: Any,
+    ) -> list[Results] | Iterator[Results]:
+        """Find objects in images.
+
+        Args:
+            source: file, folder, glob, list, array, PIL image, tensor, video, generator.
+            stream: return a generator, so that memory stays flat over long sources.
+            predictor: a subclass of the task's predictor.
+            **options: `conf`, `imgsz`, `save`, ... (`yolo cfg` lists all).
+
+        Returns:
+            One Results an image.
+
+        Raises:
+            YoloError: for options or sources that can't be used.
+        """
+        config = self._resolve("predict", self._options_for("predict"), options)
+        runner = (predictor or self.spec.predictor)(
+            config, self.spec, self._torch_backend(config), self.callbacks_.copy()
+        )
+        self.predictor = runner
+        return runner(config.source if source is None else source, stream=stream or config.stream)
+
+    __call__ = predict
+
+    def _torch_backend(self, config: Any) -> Any:
+        from yolo.backends.torch import TorchBackend
+        from yolo.engine.runtime import autocast_dtype, select_device
+
+        device = select_device(config.device)
+        amp = "fp16" if config.half and device.type == "cuda" else config.amp
+        dtype = autocast_dtype(amp if isinstance(amp, str) else False, device)
+        self._backend = TorchBackend.reuse(
+            self._backend, self.model, device, dtype, config.channels_last
+        )
+        return self._backend
+
+    # ------------------------------------------------------------------ options
+
+    def _options_for(self, mode: str) -> dict[str, Any]:
+        known = getattr(self.spec, f"{mode}_config").model_fields
+        return {k: v for k, v in self.overrides.items() if k in known}
+
+    def _resolve(self, mode: str, base: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        schema = getattr(self.spec, f"{mode}_config")
+        given = dict(options)
+        layers: list[Mapping[str, Any]] = [self.spec.defaults_for(mode), base]
+        if given.get("cfg"):
+            from yolo.cfg.load import read_yaml
+
+            layers.append(read_yaml(given.pop("cfg")))
+        config = resolve(schema, *layers, given)
+        if config.plugins:
+            from yolo.plugins import load_plugins
+
+            load_plugins(config.plugins)
+        if config.task not in {None, self.task}:
+            raise ConfigError(f"task={config.task!r}: this model is for {self.task!r}")
+        return config
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def task(self) -> str:
+        """Name of the model's task."""
+        return self.spec.name
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by id."""
+        return dict(self.model.names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def task_map(self) -> dict[str, dict[str, type]]:
+        """Each task's model, trainer, validator and predictor."""
+        parts = ("model", "trainer", "validator", "predictor")
+        return {name: {p: getattr(spec, p) for p in parts} for name, spec in TASKS.items()}
+
+    def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
+        """Return (layers, parameters, gradients, GFLOPs), and log the table of layers."""
+        return self.model.info(detailed=detailed, verbose=verbose)
+
+    def fuse(self) -> YOLO:
+        """Fold BatchNorm into the convolutions, for inference."""
+        self.model.fuse()
+        return self
+
+    def to(self, device: Any) -> YOLO:
+        """Move the weights."""
+        from yolo.engine.runtime import select_device
+
+        self.model.to(select_device(device))
+        return self
+
+    def cpu(self) -> YOLO:
+        """Move the weights to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self) -> YOLO:
+        """Move the weights to the first CUDA device."""
+        return self.to("cuda")
+
+    def __getattr__(self, name: str) -> Any:
+        """Look further in the inner module (`stride`, `yaml`, `nc`, `parameters()`, ...)."""
+        model = self.__dict__.get("model")
+        if model is None or name.startswith("__"):
+            raise AttributeError(f"'YOLO' has no attribute {name!r}")
+        return getattr(model, name)
+
+    def __repr__(self) -> str:
+        return f"YOLO({self.model_name!r}, task={self.task!r}, {len(self.model.names)} classes)"
+
+    # ------------------------------------------------------------------ callbacks
+
+    @property
+    def callbacks(self) -> dict[str, list[Callback]]:
+        """Callbacks by event name."""
+        return self.callbacks_.by_event
+
+    def add_callback(self, event: str, callback: Callback) -> None:
+        """Call `callback` with the trainer, validator or predictor whenever `event` happens.
+
+        Raises:
+            ConfigError: if there is no such event.
+        """
+        self.callbacks_.add(event, callback)
+
+    def clear_callback(self, event: str) -> None:
+        """Remove every callback of `event`."""
+        self.callbacks_.clear(event)
+
+    def reset_callbacks(self) -> None:
+        """Remove all callbacks."""
+        self.callbacks_.reset()
+
+
+def model_of(saved: Checkpoint, spec: TaskSpec, origin: str) -> BaseModel:
+    """Build the network of a checkpoint and load its weights.
+
+    Raises:
+        ModelError: if a layer isn't known here or the weights don't fit the network.
+    """
+    model = spec.model(saved.network)
+    try:
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{origin}: the weights don't fit the network in the file: {str(error).splitlines()[0]}"
+        ) from error
+    model.names = dict(saved.names)
+    return model.eval()

@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `yolo` command: words on the command line become one call of the facade.
+
+Splitting words into a `Command` is pure and imports nothing heavy, so that help, version and most
+mistakes answer at once. Exit status: 0 done, 1 `yolo check` found problems, 2 the user's mistake
+(one line, no traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from yolo.errors import ConfigError, YoloError, nearest
+
+if TYPE_CHECKING:
+    from yolo.cfg.schema import Config
+    from yolo.tasks.spec import TaskSpec
+
+LOGGER = logging.getLogger(__name__)
+
+EXAMPLES = {
+    "train": "yolo train model=yolov8n.yaml data=shapes epochs=10",
+    "val": "yolo val model=runs/detect/train/weights/best.pt data=shapes",
+    "predict": "yolo predict model=best.pt source=image.jpg",
+    "track": "yolo track model=best.pt source=video.mp4",
+    "export": "yolo export model=best.pt format=onnx",
+}
+"""The modes, each with the shortest useful call."""
+
+REFUSED = {
+    "benchmark": "run `python -m benchmarks.run` in a checkout",
+    "settings": "there are none: give options to a call, or keep them in a file for cfg=",
+    "copy-cfg": "`yolo cfg` lists every option; write those you change into a file for cfg=",
+    "login": "there is no account, and nothing is sent anywhere",
+    "logout": "there is no account, and nothing is sent anywhere",
+    "solutions": "work on the Results of predict in Python",
+}
+"""Familiar words that aren't offered, with what to use instead."""
+
+HELP = f"""\
+yolo [TASK] MODE key=value ...
+
+MODE   {(chr(10) + " " * 7).join(f"{mode:<8} {call}" for mode, call in EXAMPLES.items())}
+TASK   seldom needed: the model knows it
+Also   check    yolo check data.yaml: label problems as file:line: reason; status 1 if any
+       cfg      yolo cfg [MODE|TASK]: every option with its default and range
+       checks   versions and devices of this machine
+       version, help
+
+Order is free. Values: None, True, False, numbers, lists (imgsz=320,640), text; a bare name means
+True. cfg=file.yaml holds options below those of the command line. plugins=a.py,b.py imports your
+own blocks and tasks first.
+"""
+
+_PAIR = re.compile(r"-{0,2}([A-Za-z_][A-Za-z0-9_-]*)\s*=(.*)", re.DOTALL)
+_OPEN_PAIR = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*\s*=")
+_TEXT_OPTIONS = frozenset(
+    {"model", "data", "project", "name", "cfg", "cache_dir", "plugins", "task", "format"}
+)  # their values stay text: name=007 and name=1e3 are folders, not numbers
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line says.
+
+    Attributes:
+        verb: a mode, or one of help, version, checks, cfg, check; "" when there is none.
+        words: the other plain words: a task, switched-on options, the file of `check`.
+        options: name -> value as parsed.
+    """
+
+    verb: str
+    words: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Split a command line.
+
+    Raises:
+        ConfigError: an option without a value, or a word that isn't offered here.
+    """
+    words: list[str] = []
+    texts: dict[str, str] = {}
+    for word in _join_pairs(argv):
+        pair = _PAIR.fullmatch(word)
+        if pair is None:
+            word = {"-h": "help", "-v": "version"}.get(word, word)
+            words.append(word[2:].replace("-", "_") if word.startswith("--") else word)
+            continue
+        name = pair[1].replace("-", "_")
+        texts[name] = pair[2].strip()
+        if not texts[name]:
+            raise ConfigError(f"option {name!r} has no value; write {name}=..., or {name}=None")
+    for word in words:
+        if word in REFUSED:
+            raise ConfigError(f"'yolo {word}' isn't offered: {REFUSED[word]}")
+    verb = "help" if "help" in words else next((word for word in words if word in COMMANDS), "")
+    if verb in ("help", "version"):
+        return Command(verb)
+    if verb:
+        words.remove(verb)
+    options = {name: _value(name, text) for name, text in texts.items()}
+    if not verb and options.get("mode") in EXAMPLES:
+        verb = options.pop("mode")
+    return Command(verb, tuple(words), options)
+
+
+def _join_pairs(argv: Iterable[str]) -> list[str]:
+    """Join `k = v`, `k= v` and `k =v` to one word each, and drop trailing commas."""
+    joined: list[str] = []
+    for raw in argv:
+        word, last = raw.strip(), joined[-1] if joined else ""
+        waiting = _OPEN_PAIR.fullmatch(last) is not None
+        if word in ("", ","):
+            continue
+        if last and word.startswith("="):
+            joined[-1] = f"{last} {word}"
+        elif waiting and (last.endswith(" =") or not _PAIR.fullmatch(word)):
+            joined[-1] = last + word
+        else:
+            joined.append(word)
+    return [word[:-1] if len(word) > 1 and word.endswith(",") else word for word in joined]
+
+
+def _value(name: str, text: str) -> Any:
+    """Read an option's value. The import is late: it brings YAML and pydantic."""
+    from yolo.cfg.load import parse_value
+
+    if name in _TEXT_OPTIONS:
+        return None if text.casefold() == "none" else text
+    return parse_value(text)
+
+
+def _run_mode(command: Command) -> int:
+    """Train, validate, predict, export or track by one call of the facade."""
+    mode, options = command.verb, dict(command.options)
+    given = {**_read_cfg(options.pop("cfg", None)), **options}
+    if given.get("mode") in EXAMPLES:  # as config files of other origin have it
+        del given["mode"]
+    _load_plugins(given.get("plugins"))
+    task, words = _find_task(command.words, given.pop("task", None))
+    given = {**given, **dict.fromkeys(_switches(words, mode, task), True)}
+    model = _take_model(mode, given)
+    _require(mode, given)
+    from yolo import YOLO, __version__
+
+    if not hasattr(YOLO, mode):
+        raise ConfigError(f"'yolo {mode}' isn't part of version {__version__}")
+    call = getattr(YOLO(model, task=task.name if task else None), mode)
+    if mode in ("predict", "track"):
+        for _ in call(**{"save": True, **given, "stream": True}):
+            pass  # one result at a time: a long video doesn't fill the memory
+    else:
+        call(**given)
+    return 0
+
+
+def _load_plugins(value: Any) -> None:
+    """Import the files of `plugins=a.py,b.py` first: they may bring the task that a word names."""
+    if value:
+        from yolo.plugins import load_plugins
+
+        parts = value.split(",") if isinstance(value, str) else value
+        load_plugins(str(part).strip() for part in parts)
+
+
+def _read_cfg(path: str | None) -> dict[str, Any]:
+    """Read the options of `cfg=`."""
+    if path is None:
+        return {}
+    from yolo.cfg.load import read_yaml
+
+    return {str(name): value for name, value in read_yaml(path).items()}
+
+
+def _find_task(words: Sequence[str], named: str | None) -> tuple[TaskSpec | None, list[str]]:
+    """Return the task that a word or `task=` names, and the words left."""
+    if not words and named is None:
+        return None, []
+    from yolo.tasks.spec import TASKS
+
+    found = [word for word in words if word in TASKS]
+    names = {*found, *([named] if named else [])}
+    if len(names) > 1:
+        raise ConfigError(f"expected one task, found {', '.join(sorted(names))}; leave one out")
+    return TASKS[names.pop()] if names else None, [word for word in words if word not in found]
+
+
+def _switches(words: Sequence[str], mode: str, task: TaskSpec | None) -> list[str]:
+    """Check that plain words are options that can be switched on by their bare names.
+
+    Raises:
+        ConfigError: for any other word, with what was probably meant.
+    """
+    if not words:
+        return []
+    from yolo.cfg.schema import leaves
+    from yolo.tasks.spec import TASKS
+
+    fields = {
+        name: option
+        for spec in ([task] if task else TASKS.values())
+        for name, option in _schema(mode, spec).model_fields.items()
+    }
+    for word in words:
+        if word not in fields:
+            raise _unknown_word(word, [*fields, *COMMANDS, *TASKS])
+        if bool not in leaves(fields[word].annotation):
+            example = fields[word].default
+            raise ConfigError(f"option {word!r} needs a value, such as {word}={example}")
+    return list(words)
+
+
+def _unknown_word(word: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a word that is no mode, task or option."""
+    parts = (f"unknown word {word!r}.", nearest(word, known), "See 'yolo help' and 'yolo cfg'")
+    return ConfigError(" ".join(part for part in parts if part))
+
+
+def _schema(mode: str, spec: TaskSpec) -> type[Config]:
+    """Return the option class of a task's mode; modes without their own share another's."""
+    from yolo.cfg.schema import CommonConfig
+
+    own = {"track": "predict", "export": ""}.get(mode, mode)
+    schema: type[Config] = getattr(spec, f"{own}_config") if own else CommonConfig
+    return schema
+
+
+def _take_model(mode: str, given: dict[str, Any]) -> str:
+    """Take the model out of the options; `train resume=last.pt` needs no other."""
+    model, resume = given.pop("model", None), given.get("resume")
+    if model is None and mode == "train" and isinstance(resume, str):
+        given["resume"] = True
+        return resume
+    if model is None:
+        raise ConfigError(f"{mode} needs model=..., as in: {EXAMPLES[mode]}")
+    return str(model)
+
+
+def _require(mode: str, given: Mapping[str, Any]) -> None:
+    """Refuse a call that would lack its data, before anything heavy is imported."""
+    if mode == "train" and given.get("data") is None and not given.get("resume"):
+        raise ConfigError(f"train needs data=..., as in: {EXAMPLES[mode]}")
+    if mode in ("predict", "track") and given.get("source") is None:
+        raise ConfigError(f"{mode} needs source=..., as in: {EXAMPLES[mode]}")
+
+
+def _check_labels(command: Command) -> int:
+    """List the problems of a dataset's labels and images."""
+    options = dict(command.options)
+    _load_plugins(options.pop("plugins", None))
+    task, words = _find_task(command.words, options.pop("task", None))
+    data = options.pop("data", None)
+    sources = [*words, *([data] if data is not None else [])]
+    if len(sources) != 1 or options:
+        found = " ".join([*sources, *options]) or "nothing"
+        raise ConfigError(f"check needs one dataset, as in: yolo check data.yaml; found {found}")
+    from yolo.data.check import check_dataset
+
+    report = check_dataset(sources[0], task.label_format if task else None)
+    for problem in report.problems:
+        _say(str(problem))
+    LOGGER.info("%s", report.table())
+    return 1 if report.problems else 0
+
+
+def _show_options(command: Command) -> int:
+    """Print the tables of options, all or those of the modes and tasks named."""
+    from yolo.cfg.load import MODES
+    from yolo.cfg.schema import CommonConfig, option_rows, render_table
+    from yolo.tasks.spec import TASKS
+
+    by_mode = {schema.for_mode: schema for schema in MODES}
+    for word in command.words:
+        if word not in by_mode and word not in TASKS:
+            raise _unknown_word(word, [*by_mode, *TASKS])
+    modes = [mode for mode in by_mode if mode in command.words] or list(by_mode)
+    tasks = [task for task in TASKS if task in command.words] or list(TASKS)
+    tables = {"every mode": option_rows(CommonConfig)}
+    for mode in modes:
+        tables[mode] = option_rows(by_mode[mode], without=CommonConfig)
+    for task in tasks:
+        for mode in modes:
+            own = option_rows(_schema(mode, TASKS[task]), without=by_mode[mode])
+            tables[f"{task} {mode}"] = own
+    for title, rows in tables.items():
+        if rows:
+            _say(f"{title}\n\n{render_table(rows)}\n")
+    return 0
+
+
+def _show_machine(command: Command) -> int:
+    """Print the versions and devices that a report of a fault should name."""
+    from yolo.machine import machine_facts
+
+    facts = machine_facts()
+    width = max(map(len, facts))
+    _say("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+    return 0
+
+
+def _show_help(command: Command) -> int:
+    """Print the help."""
+    _say(HELP.rstrip())
+    return 0
+
+
+def _show_version(command: Command) -> int:
+    """Print the version."""
+    from yolo import __version__
+
+    _say(__version__)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Command], int]] = {
+    **dict.fromkeys(EXAMPLES, _run_mode),
+    "check": _check_labels,
+    "cfg": _show_options,
+    "checks": _show_machine,
+    "help": _show_help,
+    "version": _show_version,
+}
+"""What each verb does; a function returns the exit status."""
+
+
+def _say(text: str) -> None:
+    """Write a line to the standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+class _PlainFormatter(logging.Formatter):
+    """Messages as they are; warnings and worse with their level before them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record."""
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+@contextmanager
+def _log_to_terminal() -> Iterator[None]:
+    """Show the library's log on the standard error while the command runs."""
+    logger, handler = logging.getLogger("yolo"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the `yolo` command.
+
+    Args:
+        argv: the words after `yolo`; None: those of this process.
+
+    Returns:
+        The exit status.
+    """
+    with _log_to_terminal():
+        try:
+            status = _dispatch(parse(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return status
+        except YoloError as error:
+            message = str(error)
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except BrokenPipeError:  # `yolo cfg | head`: nobody reads on, and Python mustn't complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return 130
+    sys.stderr.write(f"error: {message}\n")
+    return 2
+
+
+def _dispatch(command: Command) -> int:
+    """Call what the command line names; nothing at all means help."""
+    if command.verb:
+        return COMMANDS[command.verb](command)
+    if not command.words and not command.options:
+        return _show_help(command)
+    if command.words:
+        from yolo.tasks.spec import TASKS
+
+        for word in command.words:
+            if word not in TASKS:
+                raise _unknown_word(word, [*COMMANDS, *TASKS])
+    raise ConfigError(f"expected a mode ({', '.join(EXAMPLES)}), as in: {EXAMPLES['train']}")

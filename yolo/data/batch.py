@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a loader yields: images as stored, padded targets, and where everything came from.
+
+Shape letters: B images, H W C as in memory, n objects and m ignored regions (padded).
+Images stay small integers with the channels last: a quarter of the bytes to move, and the
+device's `permute` gives the channels-last layout for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo.data.letterbox import Placement
+from yolo.data.sample import Sample
+from yolo.nn.losses import Targets
+
+Extras = Callable[[Sequence[Sample], tuple[int, int]], dict[str, Tensor]]
+"""(samples, (h, w)) -> further targets, the batch first. Row j of an image's targets is its j-th
+instance whose `ignore` is False."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch of samples.
+
+    Attributes:
+        images: (B, H, W, C) uint8 or uint16; three channels are RGB.
+        targets: padded ground truth, pixels of the images.
+        indices: B positions in the dataset.
+        paths: B file names.
+        original_shapes: B (h, w) of the files.
+        placements: B maps from the images back to the files; empty for augmented samples, which
+            have no single one.
+    """
+
+    images: Tensor
+    targets: Targets
+    indices: list[int]
+    paths: list[str]
+    original_shapes: list[tuple[int, int]]
+    placements: list[Placement]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return a copy with all tensors on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            targets=self.targets.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in page-locked memory, for copies that don't block."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn stored images into a network's input.
+
+    Args:
+        images: (B, H, W, C) uint8 or uint16, on any device.
+        dtype: floating point type of the result.
+
+    Returns:
+        (B, C, H, W) in 0..1, in channels-last memory order.
+    """
+    channels_first = images.permute(0, 3, 1, 2)
+    if images.dtype == torch.uint16:  # 65535 doesn't fit into 16-bit floats
+        return (channels_first.to(torch.float32) / 65535).to(dtype)
+    return channels_first.to(dtype) / 255
+
+
+def build_targets(
+    samples: Sequence[Sample], size: tuple[int, int], extras: Extras | None = None
+) -> Targets:
+    """Pad the labels of samples to one length.
+
+    Args:
+        samples: B samples; crowd regions (`ignore`) become `Targets.ignore`.
+        size: (h, w) of their images.
+        extras: builds what a task needs besides boxes.
+    """
+    real = [~sample.instances.ignore for sample in samples]
+    objects = max((int(rows.sum()) for rows in real), default=0)
+    regions = max((int((~rows).sum()) for rows in real), default=0)
+    count = len(samples)
+    classes = np.zeros((count, objects), dtype=np.int64)
+    boxes = np.zeros((count, objects, 4), dtype=np.float32)
+    mask = np.zeros((count, objects), dtype=bool)
+    ignore = np.zeros((count, regions, 4), dtype=np.float32) if regions else None
+    for row, (sample, rows) in enumerate(zip(samples, real, strict=True)):
+        instances = sample.instances
+        found = instances.boxes[rows]
+        classes[row, : len(found)] = instances.classes[rows]
+        boxes[row, : len(found)] = found
+        mask[row, : len(found)] = True
+        if ignore is not None:
+            crowd = instances.boxes[~rows]
+            ignore[row, : len(crowd)] = crowd
+    return Targets(
+        classes=torch.from_numpy(classes),
+        boxes=torch.from_numpy(boxes),
+        mask=torch.from_numpy(mask),
+        ignore=None if ignore is None else torch.from_numpy(ignore),
+        size=size,
+        extras={} if extras is None else extras(samples, size),
+    )

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look at a whole dataset and list what is wrong with it; the work behind `yolo check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo.data.datasets import DatasetSpec, read_dataset
+from yolo.data.index import build_index
+from yolo.data.labels import BoxLabels, LabelFormat
+from yolo.data.report import Problem, ScanReport
+from yolo.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """The findings of a whole dataset.
+
+    Attributes:
+        splits: one report a split.
+    """
+
+    splits: list[ScanReport]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The findings of all splits, in order."""
+        return [problem for report in self.splits for problem in report.problems]
+
+    def table(self) -> str:
+        """Return the counts of all splits as lines of text."""
+        return "\n".join(report.table() for report in self.splits)
+
+
+def check_dataset(
+    data: DatasetSpec | Mapping[str, Any] | str | Path,
+    label_format: LabelFormat | Callable[[], LabelFormat] | None = None,
+    *,
+    choose: Callable[[DatasetSpec], LabelFormat] | None = None,
+    splits: Sequence[str] | None = None,
+    single_cls: bool = False,
+    workers: int | None = None,
+) -> DatasetReport:
+    """Scan splits afresh, without a cache, and report every problem.
+
+    Args:
+        data: whatever `read_dataset` takes.
+        label_format: what label rows mean (an instance or a class); None asks `choose`.
+        choose: picks a format by the dataset's description; None means boxes, which reads box,
+            polygon and (with a kpt_shape) pose rows.
+        splits: which splits; None means all that the dataset names.
+        single_cls: class ids don't matter.
+        workers: threads, as for `build_index`.
+
+    Returns:
+        The findings of all splits. A split that can't be used at all has its reason as a problem.
+
+    Raises:
+        MissingFileError, DataError: if the dataset's description itself can't be used.
+    """
+    spec = read_dataset(data)
+    if label_format is None:
+        label_format = choose(spec) if choose else BoxLabels()
+    reports = []
+    for split in splits or spec.splits:
+        try:
+            _, report = build_index(
+                spec, split, label_format, single_cls=single_cls, workers=workers
+            )
+        except DataError as error:
+            report = ScanReport(split)
+            report.add(Problem(spec.where, 0, str(error).removeprefix(f"{spec.where}: ")))
+        reports.append(report)
+    return DatasetReport(reports)

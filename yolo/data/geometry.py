@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How labels follow an image through a 3x3 matrix, a crop, and a hole.
+
+Shape letters: N instances, K keypoints, P points of a ring. Pixels, the corner of the first pixel
+at (0, 0); a rectangle is (x0, y0, x1, y1). Every function returns new instances.
+
+Where the reference builds differ: boxes of cut polygons are the bounds of the truly clipped polygon
+(8.4; 8.2 takes the vertices that happen to lie inside, which loses area and can give an empty box),
+and any mirroring, up-down too, swaps left and right keypoints (8.4; 8.2 forgets the up-down case).
+
+`area` is never changed: it belongs to the object in the original file, and only the evaluation of
+untouched images uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from yolo.data.images import cv2
+from yolo.data.sample import Instances, Polygon
+
+Rect = tuple[float, float, float, float]
+
+MIN_SIDE_PX = 2.0
+MAX_ASPECT = 100.0
+NO_LENGTH = 1e-9
+MIN_VISIBLE = 0.1
+MIN_VISIBLE_OUTLINE = 0.01
+
+
+def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Move points (..., 2) by a (3, 3) matrix; the projective divisor must be positive."""
+    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
+    if matrix[2, 0] or matrix[2, 1] or matrix[2, 2] != 1.0:
+        moved /= (points @ matrix[2, :2] + matrix[2, 2])[..., None]
+    return moved
+
+
+def warp_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the bounds (N, 4) of the moved corners of boxes_xyxy (N, 4)."""
+    if not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]):
+        gain = (matrix[0, 0], matrix[1, 1]) * 2
+        moved = boxes * gain + (matrix[0, 2], matrix[1, 2]) * 2
+        if matrix[0, 0] < 0:
+            moved[:, [0, 2]] = moved[:, [2, 0]]
+        if matrix[1, 1] < 0:
+            moved[:, [1, 3]] = moved[:, [3, 1]]
+        return moved
+    corners = warp_points(box_corners(boxes), matrix)
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
+
+
+def box_corners(boxes: np.ndarray) -> np.ndarray:
+    """Return the four corners (N, 4, 2) of boxes_xyxy (N, 4), clockwise from the top left."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+
+
+def clip_boxes(boxes: np.ndarray, rect: Rect) -> np.ndarray:
+    """Limit boxes_xyxy (N, 4) to a rectangle; what lies outside becomes empty."""
+    x0, y0, x1, y1 = rect
+    return np.minimum(np.maximum(boxes, (x0, y0, x0, y0)), (x1, y1, x1, y1))
+
+
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Return the areas (N,) of boxes_xyxy (N, 4)."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return sides[:, 0] * sides[:, 1]
+
+
+def keep_visible(
+    boxes: np.ndarray, area_before: np.ndarray, min_visible: float, ignore: np.ndarray | None = None
+) -> np.ndarray:
+    """Tell which objects are still worth finding after a warp and a crop.
+
+    Args:
+        boxes: (N, 4) boxes_xyxy after the crop.
+        area_before: (N,) box areas before the crop, at the scale of `boxes`.
+        min_visible: share of the area that has to be left, 0 to 1.
+        ignore: (N,) bool; such regions stay as long as anything of them is left.
+
+    Returns:
+        (N,) bool: both sides over 2 px, enough left, and no thinner than 1 : 100.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    width, height = sides[:, 0], sides[:, 1]
+    small, large = np.minimum(width, height), np.maximum(width, height)
+    kept = (small > MIN_SIDE_PX) & (large < MAX_ASPECT * small)
+    kept &= width * height > min_visible * area_before
+    return kept if ignore is None else kept | (ignore & (small > 0))
+
+
+def clip_ring(ring: np.ndarray, rect: Rect) -> np.ndarray:
+    """Cut a closed ring (P, 2) to a rectangle; a rest without area comes back without points.
+
+    Source: Sutherland and Hodgman, Reentrant polygon clipping, CACM 17(1), 1974.
+    """
+    for axis, limit, sign in ((0, rect[0], 1), (1, rect[1], 1), (0, rect[2], -1), (1, rect[3], -1)):
+        distance = sign * (ring[:, axis] - limit)
+        inside = distance >= 0
+        if inside.all():
+            continue
+        if not inside.any():
+            return ring[:0]
+        following, next_distance = np.roll(ring, -1, 0), np.roll(distance, -1)
+        crosses = inside != np.roll(inside, -1)
+        step = np.where(crosses, distance - next_distance, 1.0)
+        cut = ring + (distance / step)[:, None] * (following - ring)
+        cut[:, axis] = limit  # to the last digit
+        both = np.stack([ring, cut], axis=1)
+        ring = both[np.stack([inside, crosses], axis=1)]
+    flat = len(ring) < 3 or (np.ptp(ring, axis=0) <= NO_LENGTH).any()
+    return ring[:0] if flat else ring
+
+
+def _holds(ring: np.ndarray, rect: Rect) -> bool:
+    low, high = ring.min(0), ring.max(0)
+    return bool(
+        low[0] >= rect[0] and low[1] >= rect[1] and high[0] <= rect[2] and high[1] <= rect[3]
+    )
+
+
+def clip_polygon(polygon: Polygon, rect: Rect) -> Polygon:
+    """Cut every ring of one instance to a rectangle; rings with nothing left vanish."""
+    rings = [ring if _holds(ring, rect) else clip_ring(ring, rect) for ring in polygon]
+    return [ring for ring in rings if len(ring)]
+
+
+def punch_polygon(polygon: Polygon, rect: Rect) -> Polygon:
+    """Take a rectangle out of one instance.
+
+    The outside of a rectangle is four rectangles without overlap, so the pieces of a ring may
+    simply be listed: the even-odd rule fills them as one.
+    """
+    x0, y0, x1, y1 = rect
+    far = 1e9
+    outside = ((-far, -far, x0, far), (x1, -far, far, far), (x0, -far, x1, y0), (x0, y1, x1, far))
+    return [piece for part in outside for piece in clip_polygon(polygon, part)]
+
+
+def polygon_bounds(polygons: Sequence[Polygon], fallback: np.ndarray) -> np.ndarray:
+    """Return boxes_xyxy (N, 4) around polygons; an instance without rings keeps its `fallback`."""
+    boxes = fallback.copy()
+    for row, polygon in enumerate(polygons):
+        if polygon:
+            points = polygon[0] if len(polygon) == 1 else np.concatenate(polygon)
+            boxes[row, :2], boxes[row, 2:] = points.min(0), points.max(0)
+    return boxes
+
+
+def smallest_rectangle(points: np.ndarray) -> np.ndarray:
+    """Return the corners (4, 2) of the smallest rotated rectangle around points (P, 2)."""
+    # Centred, because OpenCV works in float32.
+    middle = points.mean(0)
+    return cv2.boxPoints(cv2.minAreaRect((points - middle).astype(np.float32))) + middle
+
+
+def warp_instances(
+    instances: Instances,
+    matrix: np.ndarray,
+    *,
+    mirrored: bool = False,
+    flip_idx: Sequence[int] | None = None,
+) -> Instances:
+    """Move all labels by a matrix.
+
+    Boxes become the bounds of the moved outline, or of the moved oriented box, or of their own
+    moved corners, by what the labels carry.
+
+    Args:
+        instances: labels before the warp.
+        matrix: (3, 3) from pixels before to pixels after.
+        mirrored: the matrix turns left into right.
+        flip_idx: for each keypoint, which one takes its place in a mirror image.
+    """
+    moved = replace(instances, boxes=warp_boxes(instances.boxes, matrix))
+    if instances.keypoints is not None and len(instances):
+        points = warp_points(instances.keypoints[..., :2], matrix)
+        moved.keypoints = np.concatenate([points, instances.keypoints[..., 2:]], axis=2)
+        if mirrored and flip_idx is not None:
+            moved.keypoints = moved.keypoints[:, list(flip_idx)]
+    if instances.corners is not None and len(instances):
+        moved.corners = warp_points(instances.corners, matrix)
+        # Both hold the object: its moved box where the box was cut, the corners where it turned.
+        moved.boxes[:, :2] = np.maximum(moved.boxes[:, :2], moved.corners.min(1))
+        moved.boxes[:, 2:] = np.minimum(moved.boxes[:, 2:], moved.corners.max(1))
+    if instances.polygons is not None:
+        moved.polygons = _map_rings(instances.polygons, matrix)
+        moved.boxes = polygon_bounds(moved.polygons, moved.boxes)
+    return moved
+
+
+def _map_rings(polygons: list[Polygon], matrix: np.ndarray) -> list[Polygon]:
+    """Move all rings in one call: many short rings cost more in calls than in arithmetic."""
+    rings = [ring for polygon in polygons for ring in polygon]
+    if not rings:
+        return [list(polygon) for polygon in polygons]
+    points = warp_points(np.concatenate(rings), matrix)
+    moved: list[Polygon] = []
+    start = 0
+    for polygon in polygons:
+        parts = []
+        for ring in polygon:
+            parts.append(points[start : start + len(ring)])
+            start += len(ring)
+        moved.append(parts)
+    return moved
+
+
+def clip_instances(instances: Instances, rect: Rect) -> Instances:
+    """Cut all labels to a rectangle; nothing is dropped, lost objects get an empty box.
+
+    Keypoints outside become absent (visibility 0). An oriented box that crosses the border becomes
+    the smallest rectangle around what is left of it, as the reference builds fit theirs.
+    """
+    boxes = clip_boxes(instances.boxes, rect)
+    if instances.polygons is None and instances.keypoints is None and instances.corners is None:
+        return replace(instances, boxes=boxes)
+    cut = replace(instances, boxes=boxes)
+    x0, y0, x1, y1 = rect
+    if instances.keypoints is not None and len(instances):
+        cut.keypoints = instances.keypoints.copy()
+        x, y = cut.keypoints[..., 0], cut.keypoints[..., 1]
+        cut.keypoints[(x < x0) | (y < y0) | (x > x1) | (y > y1), 2] = 0.0
+    crossing = np.flatnonzero((boxes != instances.boxes).any(1))
+    if instances.corners is not None and len(crossing):
+        cut.corners = instances.corners.copy()
+        for row in crossing:
+            left = clip_ring(cut.corners[row], rect)
+            if len(left):
+                cut.corners[row] = smallest_rectangle(left)
+                cut.boxes[row] = [*left.min(0), *left.max(0)]
+            else:
+                cut.boxes[row, 2:] = cut.boxes[row, :2]
+    if instances.polygons is not None and len(crossing):
+        cut.polygons = list(instances.polygons)
+        for row in crossing:
+            if cut.polygons[row]:
+                polygon = cut.polygons[row] = clip_polygon(cut.polygons[row], rect)
+                cut.boxes[row, 2:] = cut.boxes[row, :2]
+                cut.boxes[row : row + 1] = polygon_bounds([polygon], cut.boxes[row : row + 1])
+    return cut
+
+
+def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.ndarray]:
+    """Hide what lies in a rectangle, as when another picture is laid over it.
+
+    A box shrinks where the rectangle takes a whole side of it, and stays where it only covers a
+    part; outlines lose the covered part; keypoints under it turn from visible to hidden. Oriented
+    boxes stay.
+
+    Returns:
+        The instances, none dropped, and the share (N,) of each box's area that can be seen.
+    """
+    boxes = instances.boxes
+    x0, y0, x1, y1 = rect
+    covered = box_areas(clip_boxes(boxes, rect))
+    areas = np.maximum(box_areas(boxes), 1e-9)
+    cut = replace(instances, boxes=boxes.copy())
+    tall = (boxes[:, 1] >= y0) & (boxes[:, 3] <= y1)
+    wide = (boxes[:, 0] >= x0) & (boxes[:, 2] <= x1)
+    left, top, right, bottom = boxes.T
+    cut.boxes[:, 0] = np.where(tall & (left >= x0) & (left < x1), x1, left)
+    cut.boxes[:, 2] = np.where(tall & (right > x0) & (right <= x1), x0, right)
+    cut.boxes[:, 1] = np.where(wide & (top >= y0) & (top < y1), y1, top)
+    cut.boxes[:, 3] = np.where(wide & (bottom > y0) & (bottom <= y1), y0, bottom)
+    cut.boxes[:, 2:] = np.maximum(cut.boxes[:, 2:], cut.boxes[:, :2])
+    if instances.keypoints is not None and len(instances):
+        cut.keypoints = instances.keypoints.copy()
+        x, y = cut.keypoints[..., 0], cut.keypoints[..., 1]
+        under = (x > x0) & (y > y0) & (x < x1) & (y < y1) & (cut.keypoints[..., 2] > 1)
+        cut.keypoints[under, 2] = 1.0
+    if instances.polygons is not None:
+        cut.polygons = list(instances.polygons)
+        for row in np.flatnonzero(covered > 0):
+            if cut.polygons[row]:
+                cut.polygons[row] = punch_polygon(cut.polygons[row], rect)
+                if not cut.polygons[row]:
+                    cut.boxes[row, 2:] = cut.boxes[row, :2]
+        cut.boxes = polygon_bounds(cut.polygons, cut.boxes)
+    return cut, 1.0 - covered / areas

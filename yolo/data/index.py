@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every label of one split in flat arrays, shared by all processes. n images, m objects.
+
+A Python object per image would be copied into each worker as soon as its reference count is
+touched. Here a split is a few arrays, mapped from files where a cache folder is given, so that
+workers and ranks share the same pages, and an index pickles as the name of its folder.
+
+A label cache is such a folder: plain .npy files without pickle and a meta.json. Its name holds a
+hash of everything that the labels depend on (paths, sizes and times of images and labels, names,
+format, keypoints, classes); it is written once, under another name first, and never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo.data.coco import CocoSource
+from yolo.data.datasets import DatasetSpec
+from yolo.data.folder import FolderSource, evenly_spaced, list_files
+from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
+from yolo.data.report import ScanReport as ScanReport
+from yolo.data.sample import Instances
+from yolo.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the cache's files; a change of their meaning raises it."""
+
+SINGLE_CLASS_NAME = "item"
+POLYGONS = ("polygons.points", "polygons.rings", "polygons.objects")
+"""(P, 2) points; offsets of the rings into them; offsets of the objects into the rings."""
+
+
+class LabelIndex:
+    """The images and objects of one split.
+
+    Attributes:
+        names: class id -> name (after `single_cls`).
+        category_ids: COCO's id of each class, or None.
+        kpt_shape: (keypoints, 2 or 3), or None.
+        shapes: (n, 2) int32 original (h, w), EXIF rotation applied.
+        offsets: (n + 1,) int64; the objects of image i are rows offsets[i]:offsets[i + 1].
+        arrays: read-only flat arrays by name: classes, boxes (xyxy, pixels of the original
+            image), area, ignore, and what the label format adds.
+        folder: where the arrays are mapped from, or None when they are in memory.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], folder: Path | None = None
+    ) -> None:
+        self.folder = folder
+        self.names: dict[int, str] = dict(enumerate(meta["names"]))
+        ids = meta["category_ids"]
+        self.category_ids: tuple[int, ...] | None = None if ids is None else tuple(ids)
+        shape = meta["kpt_shape"]
+        self.kpt_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
+        self.arrays = dict(arrays)
+        self.shapes = self.arrays["shapes"]
+        self.offsets = self.arrays["offsets"]
+        self._meta = dict(meta)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> LabelIndex:
+        """Map an index from its folder.
+
+        Raises:
+            OSError, ValueError, KeyError: if the folder isn't a whole index of this version.
+        """
+        path = Path(folder)
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        if meta["version"] != VERSION:
+            raise ValueError(f"label cache of version {meta['version']}")
+        arrays: dict[str, np.ndarray] = {}
+        for name, (shape, dtype) in meta["arrays"].items():
+            file = path / f"{name}.npy"
+            if 0 in shape:  # an empty file can't be mapped
+                arrays[name] = np.zeros(shape, dtype)
+                continue
+            # a plain view: slices of np.memmap are slow
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            if arrays[name].shape != tuple(shape) or arrays[name].dtype != np.dtype(dtype):
+                raise ValueError(f"{file} isn't what meta.json says")
+        return cls(arrays, meta, path)
+
+    def save(self, folder: Path) -> LabelIndex:
+        """Write the index to a folder that appears whole or not at all; return it mapped.
+
+        Where another process was faster, its folder is used.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        waiting.mkdir()
+        try:
+            for name, array in self.arrays.items():
+                np.save(waiting / f"{name}.npy", array, allow_pickle=False)
+            layout = {k: (v.shape, v.dtype.str) for k, v in self.arrays.items()}
+            text = json.dumps({**self._meta, "arrays": layout})
+            (waiting / "meta.json").write_text(text, encoding="utf-8")
+            try:
+                os.rename(waiting, folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(waiting, ignore_errors=True)
+        return LabelIndex.open(folder)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.folder is not None:
+            return {"folder": str(self.folder)}
+        return {"arrays": self.arrays, "meta": self._meta}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "folder" in state:
+            self.__dict__.update(LabelIndex.open(state["folder"]).__dict__)
+        else:
+            self.__init__(state["arrays"], state["meta"])  # type: ignore[misc]  # rebuilt in place
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, with or without objects."""
+        return len(self.names)
+
+    @property
+    def report(self) -> ScanReport:
+        """What was counted and found when the labels were read."""
+        return ScanReport.from_dict(self._meta["report"])
+
+    def path(self, i: int) -> str:
+        """Return the absolute file name of image i."""
+        start, end = self.arrays["path_offsets"][i : i + 2].tolist()
+        return os.fsdecode(self.arrays["paths"][start:end].tobytes())
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Return (h, w) of image i, EXIF rotation applied."""
+        height, width = self.shapes[i].tolist()
+        return height, width
+
+    def image_id(self, i: int) -> int | str:
+        """Return COCO's id of image i; without one its file's stem, as int if all digits.
+
+        Images of one name in two folders have the same stem: use i where uniqueness matters.
+        """
+        if "image_ids" in self.arrays:
+            return int(self.arrays["image_ids"][i])
+        stem = os.path.splitext(os.path.basename(self.path(i)))[0]
+        return int(stem) if stem.isascii() and stem.isdecimal() else stem
+
+    def instances(self, i: int) -> Instances:
+        """Return fresh copies of the objects of image i, in pixels of the original image."""
+        start, end = self.offsets[i : i + 2].tolist()
+        values: dict[str, Any] = {
+            item.name: self.arrays[item.name][start:end].copy()
+            for item in fields(Instances)
+            if item.name in self.arrays
+        }
+        if POLYGONS[0] in self.arrays:
+            values["polygons"] = self._polygons(start, end)
+        return Instances(**values)
+
+    def class_counts(self) -> np.ndarray:
+        """Return (num_classes,) int64 counts of the objects, ignore regions left out."""
+        counted = self.arrays["classes"][~self.arrays["ignore"]]
+        return np.bincount(counted, minlength=self.num_classes)
+
+    def object_counts(self) -> np.ndarray:
+        """Return (n,) int64 counts of the objects of each image, ignore regions included."""
+        return np.diff(self.offsets)
+
+    def _polygons(self, start: int, end: int) -> list[list[np.ndarray]]:
+        points, rings, objects = (self.arrays[name] for name in POLYGONS)
+        edges = objects[start : end + 1].tolist()
+        return [
+            [points[rings[r] : rings[r + 1]].copy() for r in range(first, last)]
+            for first, last in pairwise(edges)
+        ]
+
+
+def build_index(
+    spec: DatasetSpec,
+    split: str,
+    label_format: LabelFormat | Callable[[], LabelFormat],
+    cache_dir: Path | str | None = None,
+    *,
+    single_cls: bool = False,
+    classes: int | Sequence[int] | None = None,
+    fraction: float = 1.0,
+    strict: bool = False,
+    workers: int | None = None,
+) -> tuple[LabelIndex, ScanReport]:
+    """Read a split's labels and image headers, or take them from the cache.
+
+    Args:
+        spec: the dataset.
+        split: "train", "val" or "test".
+        label_format: what a label row means; a class is called without arguments.
+        cache_dir: where label caches live; None keeps the index in memory.
+        single_cls: all objects get class 0, named "item".
+        classes: keep the objects of these class ids only; ids stay as they are.
+        fraction: share of the images, spread evenly over the sorted list.
+        strict: stop at the first problem.
+        workers: threads for a first scan, by default one for each usable core, at most 8.
+
+    Returns:
+        The index, and the report of its scan (`report.cached` where there was none).
+
+    Raises:
+        DataError: if there are no usable images, no labels to train on, or, when strict, at the
+            first problem.
+        ConfigError: if `classes` or `fraction` is out of range.
+    """
+    if callable(label_format):
+        label_format = label_format()
+    chosen = _check_options(spec, classes, fraction)
+    rules = LabelRules(len(spec.names), spec.kpt_shape, single_cls)
+    source = _open_source(spec, split, label_format, rules, fraction)
+    meta: dict[str, Any] = {
+        "version": VERSION,
+        "names": [SINGLE_CLASS_NAME] if single_cls else list(spec.names.values()),
+        "category_ids": None if single_cls else spec.category_ids,
+        "kpt_shape": spec.kpt_shape,
+    }
+    folder = None
+    if cache_dir is not None:
+        # names decide the meaning of ids, so the originals count even when single_cls hides them
+        key = [meta, list(spec.names.items()), spec.category_ids, label_format.name, single_cls]
+        text = json.dumps([key, chosen, fraction, split, source.fingerprint()])
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        folder = Path(cache_dir).absolute() / f"labels-{split}-{digest}"
+        index = _open_cached(folder)
+        if index is not None:
+            report = index.report
+            if strict and report.problems:
+                raise DataError(f"{report.problems[0]} (strict=True stops at the first problem)")
+            return index, report
+    report = ScanReport(split, strict=strict)
+    index = _collect(source.scan(report, workers or _threads()), chosen, meta, report)
+    _check_result(index, report, spec, split)
+    return (index if folder is None else index.save(folder)), report
+
+
+def _open_source(
+    spec: DatasetSpec, split: str, label_format: LabelFormat, rules: LabelRules, fraction: float
+) -> FolderSource | CocoSource:
+    paths = spec.sources(split)
+    if spec.kind == "coco":
+        assert spec.category_ids is not None
+        return CocoSource(
+            paths,
+            spec.image_folders.get(split),
+            spec.names,
+            spec.category_ids,
+            label_format,
+            rules,
+            fraction,
+        )
+    files = list_files(paths, spec.root)
+    if not files.paths:
+        raise DataError(f"{spec.where}: {split}: no images found in {', '.join(map(str, paths))}")
+    rows = evenly_spaced(len(files.paths), fraction)
+    if len(rows) < len(files.paths):
+        files.paths = [files.paths[i] for i in rows]
+        files.stats = files.stats[rows]
+    return FolderSource(files, label_format, rules)
+
+
+def _check_options(
+    spec: DatasetSpec, classes: int | Sequence[int] | None, fraction: float
+) -> list[int] | None:
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction: expected a share above 0 and up to 1, found {fraction!r}")
+    if classes is None:
+        return None
+    chosen = sorted({classes} if isinstance(classes, int) else {int(c) for c in classes})
+    for number in chosen:
+        if number not in spec.names:
+            raise ConfigError(
+                f"classes: expected ids from 0 to {len(spec.names) - 1}, found {number}"
+            )
+    return chosen
+
+
+def _check_result(index: LabelIndex, report: ScanReport, spec: DatasetSpec, split: str) -> None:
+    first = f" First problem: {report.problems[0]}" if report.problems else ""
+    if not len(index):
+        raise DataError(f"{spec.where}: {split}: not one usable image.{first}")
+    if split == "train" and report.objects == report.ignored:
+        place = (
+            "in its JSON"
+            if spec.kind == "coco"
+            else "in its label files, which belong in the folder `labels` that mirrors `images`"
+        )
+        raise DataError(f"{spec.where}: {split}: no object to train on {place}.{first}")
+
+
+def _open_cached(folder: Path) -> LabelIndex | None:
+    """Open a cache that is there; one that can't be read is put out of the way."""
+    if not folder.is_dir():
+        return None
+    try:
+        return LabelIndex.open(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("label cache %s can't be read (%s); it is rebuilt", folder, error)
+        broken = folder.with_name(f".{folder.name}.broken-{uuid.uuid4().hex[:8]}")
+        os.rename(folder, broken)
+        shutil.rmtree(broken, ignore_errors=True)
+        return None
+
+
+def _threads() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, usable or 1))
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Growing columns: small parts by name, joined once at the end."""
+
+    parts: dict[str, list[np.ndarray]]
+
+    def add(self, instances: Instances) -> None:
+        for item in fields(Instances):
+            value = getattr(instances, item.name)
+            if value is None:
+                continue
+            if isinstance(value, list):
+                rings = [ring for polygon in value for ring in polygon]
+                points = np.concatenate(rings) if rings else np.zeros((0, 2))
+                flat = (
+                    points,
+                    np.array([len(r) for r in rings]),
+                    np.array([len(p) for p in value]),
+                )
+                for name, part in zip(POLYGONS, flat, strict=True):
+                    self.parts.setdefault(name, []).append(part)
+            else:
+                self.parts.setdefault(item.name, []).append(value)
+
+    def join(self) -> dict[str, np.ndarray]:
+        empty = Instances.empty()
+        self.add(empty)
+        joined = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        for name in POLYGONS[1:]:
+            if name in joined:
+                joined[name] = _edges(joined[name])
+        return joined
+
+
+def _edges(counts: np.ndarray | list[int]) -> np.ndarray:
+    """Turn k counts into k + 1 offsets."""
+    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
+
+
+def _collect(
+    images: Iterator[LabelledImage],
+    classes: list[int] | None,
+    meta: dict[str, Any],
+    report: ScanReport,
+) -> LabelIndex:
+    """Flatten labelled images into an index, keeping the chosen classes only."""
+    columns = _Columns({})
+    paths: list[bytes] = []
+    shapes: list[tuple[int, int]] = []
+    counts: list[int] = []
+    image_ids: list[int] = []
+    for image in images:
+        instances = image.instances
+        if classes is not None and len(instances):
+            instances = instances.select(np.isin(instances.classes, classes))
+        paths.append(os.fsencode(image.path))
+        shapes.append(image.shape)
+        counts.append(len(instances))
+        if image.image_id is not None:
+            image_ids.append(image.image_id)
+        if len(instances):
+            columns.add(instances)
+    arrays = columns.join()
+    arrays["paths"] = np.frombuffer(b"".join(paths), dtype=np.uint8)
+    arrays["path_offsets"] = _edges([len(path) for path in paths])
+    arrays["shapes"] = np.array(shapes, dtype=np.int32).reshape(-1, 2)
+    arrays["offsets"] = _edges(counts)
+    if image_ids:
+        arrays["image_ids"] = np.array(image_ids, dtype=np.int64)
+    report.images = len(paths)
+    report.background = counts.count(0)
+    report.objects = sum(counts)
+    report.ignored = int(arrays["ignore"].sum())
+    return LabelIndex(arrays, {**meta, "report": report.to_dict()})

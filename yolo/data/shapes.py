@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded dataset `shapes`: scenes written out as a normal YOLO dataset, offline.
+
+What the scenes show and what their labels mean stands in `yolo.data.scene`. A written folder
+depends on its specification alone, which it holds in `shapes.json`; it appears in one step, so
+that a killed or concurrent writer leaves no half of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from yolo.data.datasets import GENERATORS
+from yolo.data.figures import FLIP_IDX, KEYPOINTS, NAMES
+from yolo.data.sample import Instances, Polygon
+from yolo.data.scene import SPLITS, Scene, scene
+from yolo.errors import ConfigError, DataError, nearest
+
+T = TypeVar("T")
+
+GENERATOR_VERSION = 1
+"""To be raised with every change that alters a picture or a label."""
+
+TRAIN, VAL, SIZE = 400, 100, 320
+"""Images and longer side in pixels of `data="shapes"`."""
+
+_JPEG_QUALITY = 95
+_THREADS = 4  # OpenCV and NumPy let go of the interpreter's lock in most of the work
+
+
+def shapes(cache_dir: Path, seed: int = 0, *, kind: str = "boxes") -> Path:
+    """Provide `data="shapes"`: write the default set below `cache_dir`, or find it there.
+
+    Args:
+        cache_dir: folder for generated datasets; made when needed.
+        seed: of the set.
+        kind: kind of labels, as for `write_shapes`.
+
+    Returns:
+        The data.yaml, or the folder of class folders for kind "classes".
+    """
+    spec = _specification(TRAIN, VAL, 0, SIZE, seed, kind)
+    digest = hashlib.sha256(_dump(spec).encode()).hexdigest()[:8]
+    folder = Path(cache_dir) / f"shapes-{kind}-{digest}"
+    return write_shapes(folder, train=TRAIN, val=VAL, size=SIZE, seed=seed, kind=kind)
+
+
+GENERATORS.add("shapes", shapes)
+
+
+def write_shapes(
+    folder: str | Path,
+    *,
+    train: int = TRAIN,
+    val: int = VAL,
+    test: int = 0,
+    size: int | tuple[int, int] = SIZE,
+    seed: int = 0,
+    kind: str = "boxes",
+) -> Path:
+    """Write scenes as a YOLO dataset; a folder that holds the same set already is kept.
+
+    Args:
+        folder: where to; it must not exist, be empty, or hold the same set.
+        train: number of training images.
+        val: number of validation images.
+        test: number of test images; 0 leaves the split out.
+        size: the longer side in pixels, or (h, w); see `yolo.data.scene.scene`.
+        seed: of the set; splits and indices of one seed share no scene.
+        kind: "boxes", "polygons", "keypoints", "corners" (label files, one a kind), or "classes"
+            (a folder a class and no label files).
+
+    Returns:
+        The data.yaml, or `folder` itself for kind "classes".
+
+    Raises:
+        ConfigError: if `kind` is unknown.
+        DataError: if `folder` holds something else.
+    """
+    folder = Path(folder).absolute()
+    spec = _specification(train, val, test, size, seed, kind)
+    result = folder if kind == "classes" else folder / "data.yaml"
+    if _holds(folder, spec):
+        return result
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    building.mkdir()
+    try:
+        _write(building, spec)
+        try:
+            if folder.exists():
+                folder.rmdir()  # empty, as seen above
+            building.rename(folder)
+        except OSError:
+            if not _holds(folder, spec):  # else another process was quicker
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return result
+
+
+def label_rows(instances: Instances, shape: tuple[int, int], kind: str) -> list[str]:
+    """Return the label file's rows of one image, one an instance, normalised to 0..1.
+
+    Args:
+        instances: with the label kind asked for.
+        shape: (h, w) of the image.
+        kind: "boxes", "polygons", "keypoints" or "corners".
+
+    Raises:
+        ValueError: if the instances carry no labels of this kind.
+    """
+    return [
+        " ".join([str(int(c)), *(f"{value:.6f}" for value in _ROWS[kind](instances, i, shape))])
+        for i, c in enumerate(instances.classes)
+    ]
+
+
+def single_ring(rings: Polygon) -> np.ndarray:
+    """Join parts and holes into one ring, (P, 2), for formats that know no other.
+
+    Each further ring is entered and left over the same bridge between the nearest two points,
+    which encloses nothing under the even-odd rule.
+    """
+    joined = rings[0]
+    for ring in rings[1:]:
+        gaps = np.linalg.norm(joined[:, None] - ring[None], axis=2)
+        here, there = np.unravel_index(int(gaps.argmin()), gaps.shape)
+        detour = np.concatenate([ring[there:], ring[: there + 1]])
+        joined = np.concatenate([joined[: here + 1], detour, joined[here:]])
+    return joined
+
+
+def _known(values: T | None) -> T:
+    if values is None:
+        raise ValueError("the instances carry no labels of this kind")
+    return values
+
+
+def _box_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
+    h, w = shape
+    x0, y0, x1, y1 = instances.boxes[i].tolist()
+    return [(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h]
+
+
+def _point_row(points: np.ndarray, shape: tuple[int, int]) -> list[float]:
+    h, w = shape
+    return list((points / (w, h)).ravel())
+
+
+def _polygon_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
+    return _point_row(single_ring(_known(instances.polygons)[i]), shape)
+
+
+def _keypoint_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
+    points = _known(instances.keypoints)[i] / (shape[1], shape[0], 1)
+    return [*_box_row(instances, i, shape), *points.ravel()]
+
+
+def _corner_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
+    return _point_row(_known(instances.corners)[i], shape)
+
+
+_ROWS: dict[str, Callable[[Instances, int, tuple[int, int]], list[float]]] = {
+    "boxes": _box_row,
+    "polygons": _polygon_row,
+    "keypoints": _keypoint_row,
+    "corners": _corner_row,
+}
+KINDS = (*_ROWS, "classes")
+"""Kinds of labels that a set can be written with."""
+
+
+def _specification(
+    train: int, val: int, test: int, size: int | tuple[int, int], seed: int, kind: str
+) -> dict[str, Any]:
+    """Return everything a written set depends on, as plain JSON data."""
+    if kind not in KINDS:
+        raise ConfigError(
+            f"unknown kind of labels {kind!r}. {nearest(kind, KINDS)} Known: {', '.join(KINDS)}"
+        )
+    return {
+        "generator": GENERATOR_VERSION,
+        "splits": {"train": train, "val": val, "test": test},
+        "size": size if isinstance(size, int) else list(size),
+        "seed": seed,
+        "kind": kind,
+    }
+
+
+def _dump(spec: dict[str, Any]) -> str:
+    return json.dumps(spec, indent=1, sort_keys=True)
+
+
+def _holds(folder: Path, spec: dict[str, Any]) -> bool:
+    """Say whether `folder` holds this set already.
+
+    Raises:
+        DataError: if it holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    record = folder / "shapes.json"
+    if record.is_file() and record.read_text(encoding="utf-8") == _dump(spec):
+        return True
+    raise DataError(
+        f"{folder}: expected a new folder, or the shapes dataset asked for; found something else. "
+        "Choose another folder, or remove this one."
+    )
+
+
+def _write(folder: Path, spec: dict[str, Any]) -> None:
+    """Fill an empty folder with the images, labels and descriptions of a set."""
+    size = spec["size"] if isinstance(spec["size"], int) else tuple(spec["size"])
+    save = _save_classified if spec["kind"] == "classes" else _save_labelled
+    counts = {split: count for split, count in spec["splits"].items() if count}
+    for split in counts:
+        for part in _split_folders(folder, split, spec["kind"]):
+            part.mkdir(parents=True)
+
+    def draw(job: tuple[str, int]) -> None:
+        split, index = job
+        save(folder, split, index, scene(spec["seed"], split, index, size), spec["kind"])
+
+    jobs = [(split, index) for split in SPLITS for index in range(counts.get(split, 0))]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(draw, jobs):  # the loop passes a worker's error on
+            pass
+    if spec["kind"] != "classes":
+        text = _data_yaml(counts, spec["kind"])
+        (folder / "data.yaml").write_text(text, encoding="utf-8")
+    (folder / "shapes.json").write_text(_dump(spec), encoding="utf-8")
+
+
+def _split_folders(folder: Path, split: str, kind: str) -> list[Path]:
+    if kind == "classes":
+        return [folder / split / name for name in NAMES.values()]
+    return [folder / "images" / split, folder / "labels" / split]
+
+
+def _save_labelled(folder: Path, split: str, index: int, drawn: Scene, kind: str) -> None:
+    _save_image(folder / "images" / split / f"{index:06d}.jpg", drawn.image)
+    h, w = drawn.image.shape[:2]
+    rows = label_rows(drawn.instances, (h, w), kind)
+    path = folder / "labels" / split / f"{index:06d}.txt"
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _save_classified(folder: Path, split: str, index: int, drawn: Scene, kind: str) -> None:
+    _save_image(folder / split / NAMES[drawn.image_class] / f"{index:06d}.jpg", drawn.image)
+
+
+def _save_image(path: Path, image: np.ndarray) -> None:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    path.write_bytes(data.tobytes())
+
+
+def _data_yaml(counts: dict[str, int], kind: str) -> str:
+    """Return the dataset description; without `path`, it is its own folder that counts."""
+    lines = ["# Written by yolo.data.shapes: drawn scenes, labels exact."]
+    lines += [f"{split}: images/{split}" for split in counts]
+    lines += ["names:", *(f"  {class_id}: {name}" for class_id, name in NAMES.items())]
+    if kind == "keypoints":
+        lines += [f"kpt_shape: [{len(KEYPOINTS)}, 3]  # {', '.join(KEYPOINTS)}"]
+        lines += [f"flip_idx: {list(FLIP_IDX)}"]
+    return "\n".join(lines) + "\n"

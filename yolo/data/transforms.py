@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry out a recipe: pixels and labels by the same matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from yolo.data.geometry import (
+    MIN_VISIBLE,
+    MIN_VISIBLE_OUTLINE,
+    Rect,
+    box_areas,
+    clip_instances,
+    keep_visible,
+    punch_instances,
+    warp_instances,
+)
+from yolo.data.images import cv2
+from yolo.data.letterbox import fill_value
+from yolo.data.pixels import finish_colour, paint_bent, paint_straight, polygon_mask
+from yolo.data.recipe import Box, Recipe, Scene, Transform
+from yolo.data.sample import Instances, Sample
+from yolo.errors import DataError
+
+
+class Source(Protocol):
+    """Where images and labels come from; `cache.ImageStore` is one."""
+
+    def load(self, index: int) -> np.ndarray:
+        """Return the loaded (resized) image (H, W, C)."""
+
+    def original_shape(self, index: int) -> tuple[int, int]:
+        """Return (h, w) of the image file."""
+
+    def loaded_shape(self, index: int) -> tuple[int, int]:
+        """Return (h, w) of what `load` gives."""
+
+    def instances(self, index: int) -> Instances:
+        """Return the labels, in pixels of the image file."""
+
+    def path(self, index: int) -> str:
+        """Return the image's file name."""
+
+
+def apply(
+    recipe: Recipe,
+    source: Source,
+    *,
+    flip_idx: tuple[int, ...] | None = None,
+    custom: tuple[Transform, ...] = (),
+    rgb: np.ndarray | None = None,
+) -> Sample:
+    """Make the sample that a recipe describes.
+
+    Args:
+        recipe: what was drawn.
+        source: images and labels.
+        flip_idx: for each keypoint, which one takes its place in a mirror image.
+        custom: a user's transforms, see `run_custom`.
+        rgb: (h, w, C) array to receive the finished image (three channels as RGB); it saves a pass
+            over the pixels. The sample's own image is then this array, unless `custom` is given.
+
+    Returns:
+        The sample; its image is BGR where `rgb` is None.
+
+    Raises:
+        DataError: if an image can't be read, or a custom transform returns something unusable.
+    """
+    image, matrix = render(recipe.scene, source)
+    if rgb is not None:
+        require_kind(source.path, recipe.index, image, rgb)
+    instances = scene_instances(recipe.scene, source, flip_idx)
+    if recipe.paste is not None:
+        donor, key, probability = recipe.paste
+        if donor is None:
+            donor_image, donor_objects = mirror(image, instances, flip_idx)
+        else:
+            donor_image, _ = render(donor, source)
+            require_kind(source.path, donor.first, donor_image, image)
+            donor_objects = scene_instances(donor, source, flip_idx)
+        rng = np.random.default_rng(key)
+        instances = paste(image, instances, donor_image, donor_objects, probability, rng)
+    if recipe.blend is not None:
+        other, share = recipe.blend
+        second, _ = render(other, source)
+        require_kind(source.path, other.first, second, image)
+        cv2.addWeighted(image, share, second, 1.0 - share, 0.0, dst=image)
+        instances = Instances.concatenate([instances, scene_instances(other, source, flip_idx)])
+    elif recipe.cut is not None:
+        other, box = recipe.cut
+        if box[0] < box[2] and box[1] < box[3]:
+            second, _ = render(other, source)
+            require_kind(source.path, other.first, second, image)
+            image[box[1] : box[3], box[0] : box[2]] = second[box[1] : box[3], box[0] : box[2]]
+            objects = scene_instances(other, source, flip_idx)
+            instances = cut_and_fill(instances, objects, box)
+    sample = Sample(
+        image,
+        instances,
+        path=source.path(recipe.index),
+        index=recipe.index,
+        original_shape=source.original_shape(recipe.index),
+        matrix=matrix,
+    )
+    finished = None if custom else rgb
+    sample.image = finish_colour(image, recipe.hsv, recipe.swap_channels, finished)
+    if custom:
+        sample.rng = recipe.custom_rng()
+        sample = run_custom(sample, custom)
+        if rgb is not None:
+            finish_colour(sample.image, rgb=rgb)
+    return sample
+
+
+def render(scene: Scene, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Paint a scene.
+
+    Returns:
+        (h, w, C) image, and the (3, 3) map from the first image's file to it.
+    """
+    canvas: np.ndarray | None = None
+    matrix = np.eye(3)
+    for number, tile in enumerate(scene.tiles):
+        image = source.load(tile.index)
+        if number == 0:
+            matrix = tile.matrix @ loading_matrix(image.shape, source.original_shape(tile.index))
+        if canvas is None:
+            canvas = np.empty((*scene.size, image.shape[2]), dtype=image.dtype)
+            if not _covers(scene):
+                canvas.fill(fill_value(image.dtype))
+        require_kind(source.path, tile.index, image, canvas)
+        (paint_straight if tile.straight else paint_bent)(tile, image, canvas)
+    if canvas is None:  # everything was moved out of sight; the first image says of what kind
+        image = source.load(scene.first)
+        canvas = np.full((*scene.size, image.shape[2]), fill_value(image.dtype), image.dtype)
+    return canvas, matrix
+
+
+def require_kind(
+    path: Callable[[int], str], index: int, image: np.ndarray, like: np.ndarray
+) -> None:
+    """Refuse to mix images of different bit depth or channel count.
+
+    Raises:
+        DataError: naming the file `path(index)` that `image` comes from.
+    """
+    if image.dtype != like.dtype or image.shape[2] != like.shape[2]:
+        raise DataError(
+            f"{path(index)}: expected {like.dtype} with {like.shape[2]} channels like the images "
+            f"beside it, found {image.dtype} with {image.shape[2]}; convert them to one kind"
+        )
+
+
+def _covers(scene: Scene) -> bool:
+    """Tell whether straight tiles, which never overlap, leave nothing to fill."""
+    area = 0
+    for tile in scene.tiles:
+        if not tile.straight:
+            return False
+        left, top, right, bottom = tile.region
+        area += (right - left) * (bottom - top)
+    return area == scene.size[0] * scene.size[1]
+
+
+def loading_matrix(loaded: tuple[int, ...], original: tuple[int, int]) -> np.ndarray:
+    """Return the (3, 3) map from an image file's pixels to those of the loaded image."""
+    return np.diag([loaded[1] / original[1], loaded[0] / original[0], 1.0])
+
+
+def scene_instances(
+    scene: Scene, source: Source, flip_idx: tuple[int, ...] | None = None
+) -> Instances:
+    """Return the labels of a scene, without objects that are lost or nearly so."""
+    parts, areas = [], []
+    for tile in scene.tiles:
+        loaded = source.loaded_shape(tile.index)
+        to_loaded = loading_matrix(loaded, source.original_shape(tile.index))
+        gain_x, gain_y = float(to_loaded[0, 0]), float(to_loaded[1, 1])
+        x0, y0, x1, y1 = tile.window
+        window = (x0 / gain_x, y0 / gain_y, x1 / gain_x, y1 / gain_y)
+        shown = clip_instances(source.instances(tile.index), window)
+        lost = (shown.boxes[:, 2:] <= shown.boxes[:, :2]).max(axis=1)
+        if lost.any():
+            shown = shown.select(~lost)
+        matrix = tile.matrix @ to_loaded
+        enlarged = abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
+        areas.append(box_areas(shown.boxes) * enlarged)
+        parts.append(warp_instances(shown, matrix, mirrored=scene.mirrored, flip_idx=flip_idx))
+    joined = Instances.concatenate(parts) if parts else Instances.empty()
+    return crop_instances(joined, np.concatenate(areas) if areas else np.empty(0), scene.size)
+
+
+def crop_instances(
+    instances: Instances, area_before: np.ndarray, size: tuple[int, int]
+) -> Instances:
+    """Cut labels to the image (h, w) and drop what `geometry.keep_visible` gives up."""
+    cut = clip_instances(instances, (0.0, 0.0, size[1], size[0]))
+    return _select_visible(cut, area_before)
+
+
+def _select_visible(instances: Instances, area_before: np.ndarray) -> Instances:
+    needed = MIN_VISIBLE if instances.polygons is None else MIN_VISIBLE_OUTLINE
+    kept = keep_visible(instances.boxes, area_before, needed, instances.ignore)
+    return instances if kept.all() else instances.select(kept)
+
+
+def mirror(
+    image: np.ndarray, instances: Instances, flip_idx: tuple[int, ...] | None
+) -> tuple[np.ndarray, Instances]:
+    """Return the left-right mirror image of a finished scene and of its labels."""
+    matrix = np.array([[-1.0, 0.0, image.shape[1]], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    labels = warp_instances(instances, matrix, mirrored=True, flip_idx=flip_idx)
+    return np.ascontiguousarray(image[:, ::-1]), labels
+
+
+def paste(
+    image: np.ndarray,
+    instances: Instances,
+    donor_image: np.ndarray,
+    donors: Instances,
+    probability: float,
+    rng: np.random.Generator,
+) -> Instances:
+    """Paste objects with outlines onto an image, in place, and return all labels.
+
+    An object is pasted only where its pixels touch no labelled object, so that no label in the
+    image needs to change.
+
+    Args:
+        image: (H, W, C); overwritten.
+        instances: its labels.
+        donor_image: (H, W, C) that objects are cut from; they keep their place.
+        donors: its labels.
+        probability: of trying an object.
+        rng: draws which objects are tried.
+    """
+    wanted = rng.random(len(donors)) < probability
+    if donors.polygons is None or not wanted.any():
+        return instances
+    size = (image.shape[0], image.shape[1])
+    taken = np.zeros(size, dtype=bool)
+    for row in range(len(instances)):
+        outline = instances.polygons[row] if instances.polygons is not None else []
+        taken |= polygon_mask(outline or [_box_ring(instances.boxes[row])], size).astype(bool)
+    pasted = []
+    for row in np.flatnonzero(wanted & ~donors.ignore).tolist():
+        mask = polygon_mask(donors.polygons[row], size).astype(bool)
+        if mask.any() and not (mask & taken).any():
+            image[mask] = donor_image[mask]
+            taken |= mask
+            pasted.append(row)
+    if not pasted:
+        return instances
+    return Instances.concatenate([instances, donors.select(np.array(pasted))])
+
+
+def _box_ring(box: np.ndarray) -> np.ndarray:
+    return box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+
+
+def cut_and_fill(instances: Instances, others: Instances, box: Box) -> Instances:
+    """Return the labels after a rectangle of an image was replaced by another image's."""
+    rect: Rect = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+    before = box_areas(instances.boxes)
+    outside, seen = punch_instances(instances, rect)
+    kept = keep_visible(outside.boxes, np.zeros_like(before), 0.0, instances.ignore)
+    kept[(seen <= MIN_VISIBLE) & ~instances.ignore] = False
+    outside = outside.select(kept)
+    inside = _select_visible(clip_instances(others, rect), box_areas(others.boxes))
+    return Instances.concatenate([outside, inside])
+
+
+def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
+    """Call a user's transforms in order, and check what each returns.
+
+    Args:
+        sample: BGR image and labels; `sample.rng` is the sample's own generator.
+        transforms: each takes a sample and returns one with an image of the same (h, w), channels
+            and type, and with finite labels.
+
+    Raises:
+        DataError: naming the transform and what was wrong.
+    """
+    expected = (sample.image.shape, sample.image.dtype)
+    for transform in transforms:
+        name = getattr(transform, "__name__", type(transform).__name__)
+        done = transform(sample)
+        if not isinstance(done, Sample):
+            raise DataError(
+                f"transform {name!r}: expected a Sample back, found {type(done).__name__}; "
+                "return the sample"
+            )
+        found = (np.shape(done.image), getattr(done.image, "dtype", None))
+        if found != expected:
+            raise DataError(
+                f"transform {name!r}: expected an image of shape {expected[0]} and type "
+                f"{expected[1]}, found {found[0]} and {found[1]}; keep size and type"
+            )
+        reason = _label_fault(done.instances)
+        if reason:
+            raise DataError(f"transform {name!r}: {reason} in {done.path or 'a sample'}")
+        sample = done
+    return sample
+
+
+def _label_fault(instances: Instances) -> str:
+    """Say what makes labels unusable; an empty text if nothing does."""
+    count = len(instances)
+    shapes = {"boxes": (count, 4), "ignore": (count,), "area": (count,)}
+    for kind, shape in shapes.items():
+        if np.shape(getattr(instances, kind)) != shape:
+            return f"expected {kind} of shape {shape}, found {np.shape(getattr(instances, kind))}"
+    for kind in ("boxes", "keypoints", "corners"):
+        values = getattr(instances, kind)
+        if values is not None and (len(values) != count or not np.isfinite(values).all()):
+            return f"expected {count} rows of finite {kind}"
+    if (instances.boxes[:, 2:] < instances.boxes[:, :2]).any():
+        return "expected boxes_xyxy with x0 <= x1 and y0 <= y1"
+    if instances.polygons is not None:
+        if len(instances.polygons) != count:
+            return f"expected {count} polygons, found {len(instances.polygons)}"
+        if not all(np.isfinite(ring).all() for poly in instances.polygons for ring in poly):
+            return "expected finite polygons"
+    return ""

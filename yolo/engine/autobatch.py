@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many images a training step can take on a CUDA device."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+
+from yolo.errors import ConfigError
+from yolo.nn.losses import Targets
+
+if TYPE_CHECKING:
+    from yolo.engine.trainer import Trainer
+
+PROBES = (1, 2, 4, 8, 16)
+
+
+def fitting_batch(trainer: Trainer, share: float) -> int:
+    """Measure the memory of a few steps and extrapolate.
+
+    Steps of growing size run on a copy of the network, with random images and eight objects each;
+    memory is linear in the batch, so the line through the two largest tells the rest.
+
+    Args:
+        trainer: a trainer whose model and criterion are built.
+        share: of the device's memory to fill, in (0, 1].
+
+    Raises:
+        ConfigError: if not even one image fits.
+    """
+    device = trainer.device
+    budget = share * torch.cuda.get_device_properties(device).total_memory
+    model = copy.deepcopy(trainer.model).train()
+    peaks: list[tuple[int, int]] = []
+    for batch in PROBES:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            _step(trainer, model, batch)
+        except torch.cuda.OutOfMemoryError:
+            break
+        peaks.append((batch, torch.cuda.max_memory_reserved(device)))
+        if peaks[-1][1] > budget:
+            break
+    del model
+    torch.cuda.empty_cache()
+    if not peaks:
+        raise ConfigError(
+            f"batch={trainer.args.batch}: not even one image of {trainer.imgsz} fits the memory of "
+            f"{device}; use a smaller imgsz or model"
+        )
+    if len(peaks) == 1:
+        return peaks[0][0]
+    (b0, m0), (b1, m1) = peaks[-2:]
+    slope = max(m1 - m0, 1) / (b1 - b0)
+    return max(int(b1 + (budget - m1) / slope), 1)
+
+
+def _step(trainer: Trainer, model: torch.nn.Module, batch: int) -> None:
+    """Run one forward and backward pass on made-up data."""
+    h, w = trainer.imgsz
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(batch, 8, 2, generator=generator) * torch.tensor([w * 0.7, h * 0.7])
+    boxes = torch.cat((corner, corner + torch.tensor([w * 0.3, h * 0.3])), dim=-1)
+    targets = Targets(
+        classes=torch.zeros(batch, 8, dtype=torch.int64),
+        boxes=boxes,
+        mask=torch.ones(batch, 8, dtype=torch.bool),
+        size=(h, w),
+    ).to(trainer.device)
+    images = torch.rand(batch, h, w, trainer.data.channels, generator=generator)
+    images = images.to(trainer.device).permute(0, 3, 1, 2)
+    with torch.autocast(trainer.device.type, trainer.amp_dtype, enabled=trainer.amp):
+        raw = model(images)
+    trainer.criterion(raw, targets).total.backward()
+    model.zero_grad(set_to_none=True)

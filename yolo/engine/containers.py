@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a prediction holds: boxes, masks, keypoints, rotated boxes, class probabilities.
+
+Each container wraps one array, a NumPy array or a torch tensor alike, and offers views of it. Torch
+is never imported unless the data is a tensor already, so that exported models run without torch.
+
+Letters: N objects, K keypoints, D 2 or 3, C classes, h w mask size. Pixels are those of the
+original image; `*n` views are divided by its width and height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from yolo.data.images import cv2
+from yolo.data.letterbox import place
+
+Self = TypeVar("Self", bound="Container")
+
+
+def array_module(data: Any) -> Any:
+    """Return the module that `data` belongs to: numpy, or torch for a tensor."""
+    if isinstance(data, np.ndarray):
+        return np
+    import torch  # present, since `data` is one of its tensors
+
+    return torch
+
+
+def as_array(data: Any) -> Any:
+    """Return arrays and tensors as they are, anything else as a float32 NumPy array."""
+    if isinstance(data, np.ndarray) or hasattr(data, "detach"):
+        return data
+    return np.asarray(data, dtype=np.float32)
+
+
+def to_numpy(data: Any) -> np.ndarray:
+    """Return `data` as a NumPy array on the CPU."""
+    return data if isinstance(data, np.ndarray) else data.detach().cpu().numpy()
+
+
+def pick(data: Any, index: Any) -> Any:
+    """Index the first axis with an int, slice, list or mask; an int keeps the axis.
+
+    Raises:
+        IndexError: if an int lies outside the axis.
+    """
+    if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
+        place = int(index)
+        if not -len(data) <= place < len(data):
+            raise IndexError(f"index {place} is out of range for {len(data)} rows")
+        return data[place % len(data) :][:1]
+    if isinstance(index, (list, tuple)):
+        index = np.asarray(index if len(index) else np.zeros(0, np.int64))
+    if isinstance(data, np.ndarray):
+        return data[index if isinstance(index, (slice, np.ndarray)) else to_numpy(index)]
+    if isinstance(index, np.ndarray):
+        index = array_module(data).from_numpy(index)
+    return data[index if isinstance(index, slice) else index.to(data.device)]
+
+
+def move(data: Any, how: str, *args: Any, **kwargs: Any) -> Any:
+    """Apply `cpu`, `numpy`, `cuda` or `to` to an array.
+
+    Raises:
+        TypeError: if a NumPy array is to be moved to a device other than the CPU.
+    """
+    if not isinstance(data, np.ndarray):
+        return to_numpy(data) if how == "numpy" else getattr(data, how)(*args, **kwargs)
+    if how in {"cpu", "numpy"} or (how == "to" and str([*args, *kwargs.values()][:1]) == "['cpu']"):
+        return data
+    raise TypeError(
+        f"expected a torch tensor to move with {how}(), got a NumPy array; "
+        "convert it with torch.from_numpy first"
+    )
+
+
+class Container:
+    """An array of predictions that belongs to one image.
+
+    Attributes:
+        data: the array, NumPy or torch.
+        orig_shape: (h, w) of the original image.
+    """
+
+    def __init__(self, data: Any, orig_shape: tuple[int, int]) -> None:
+        self.data = as_array(data)
+        self.orig_shape = (int(orig_shape[0]), int(orig_shape[1]))
+
+    @property
+    def shape(self) -> Any:
+        """Shape of `data`."""
+        return self.data.shape
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        return type(self)(pick(self.data, index), self.orig_shape)
+
+    def __iter__(self: Self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={tuple(self.shape)}, orig_shape={self.orig_shape})"
+
+    def _moved(self: Self, how: str, *args: Any, **kwargs: Any) -> Self:
+        return type(self)(move(self.data, how, *args, **kwargs), self.orig_shape)
+
+    def cpu(self: Self) -> Self:
+        """Return a copy on the CPU."""
+        return self._moved("cpu")
+
+    def numpy(self: Self) -> Self:
+        """Return a copy whose data and views are NumPy arrays."""
+        return self._moved("numpy")
+
+    def cuda(self: Self) -> Self:
+        """Return a copy on the current CUDA device."""
+        return self._moved("cuda")
+
+    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """Return a copy moved as `torch.Tensor.to` would."""
+        return self._moved("to", *args, **kwargs)
+
+    def _like(self, values: Any) -> Any:
+        """Return a NumPy constant as an array of the same kind, type and device as `data`."""
+        if isinstance(self.data, np.ndarray):
+            return np.asarray(values, dtype=self.data.dtype)
+        return self.data.new_tensor(np.asarray(values).tolist())
+
+    def _per_side(self, repeats: int = 1) -> Any:
+        """Return (w, h) of the image, `repeats` times, to divide coordinates by."""
+        return self._like([self.orig_shape[1], self.orig_shape[0]] * repeats)
+
+
+class _Rows(Container):
+    """Rows of `geometry` columns, then [id], conf, cls."""
+
+    geometry = 4
+    columns = ""
+
+    def __init__(self, data: Any, orig_shape: tuple[int, int]) -> None:
+        data = as_array(data)
+        if data.ndim == 1:
+            data = data[None]
+        if data.ndim != 2 or data.shape[1] - self.geometry not in {2, 3}:
+            raise ValueError(
+                f"expected rows of {self.columns}, i.e. shape (N, {self.geometry + 2}) or "
+                f"(N, {self.geometry + 3}), got {tuple(data.shape)}"
+            )
+        super().__init__(data, orig_shape)
+
+    @property
+    def is_track(self) -> bool:
+        """Whether the rows carry track ids."""
+        return int(self.data.shape[1]) == self.geometry + 3
+
+    @property
+    def conf(self) -> Any:
+        """(N,) confidence, 0..1."""
+        return self.data[:, -2]
+
+    @property
+    def cls(self) -> Any:
+        """(N,) class ids, as floats."""
+        return self.data[:, -1]
+
+    @property
+    def id(self) -> Any:
+        """(N,) track ids as floats, or None without tracking."""
+        return self.data[:, -3] if self.is_track else None
+
+
+class Boxes(_Rows):
+    """Axis-aligned boxes: rows x1 y1 x2 y2 [id] conf cls, (N, 6) or (N, 7)."""
+
+    columns = "x1 y1 x2 y2 [id] conf cls"
+
+    @property
+    def xyxy(self) -> Any:
+        """(N, 4) corners, pixels."""
+        return self.data[:, :4]
+
+    @property
+    def xywh(self) -> Any:
+        """(N, 4) centre, width, height, pixels."""
+        x1, y1, x2, y2 = (self.data[:, i] for i in range(4))
+        columns = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+        return array_module(self.data).stack(columns, -1)
+
+    @property
+    def xyxyn(self) -> Any:
+        """(N, 4) corners, 0..1."""
+        return self.xyxy / self._per_side(2)
+
+    @property
+    def xywhn(self) -> Any:
+        """(N, 4) centre, width, height, 0..1."""
+        return self.xywh / self._per_side(2)
+
+    def clipped(self) -> Boxes:
+        """Return boxes whose corners lie in the image."""
+        height, width = self.orig_shape
+        data = self.data.copy() if isinstance(self.data, np.ndarray) else self.data.clone()
+        data[:, 0:4:2] = data[:, 0:4:2].clip(0, width)
+        data[:, 1:4:2] = data[:, 1:4:2].clip(0, height)
+        return Boxes(data, self.orig_shape)
+
+
+class OBB(_Rows):
+    """Rotated boxes: rows cx cy w h r [id] conf cls, (N, 7) or (N, 8); r in radians."""
+
+    geometry = 5
+    columns = "cx cy w h r [id] conf cls"
+
+    @property
+    def xywhr(self) -> Any:
+        """(N, 5) centre, width, height in pixels, angle in radians (clockwise on the screen)."""
+        return self.data[:, :5]
+
+    @property
+    def xyxyxyxy(self) -> Any:
+        """(N, 4, 2) corners in pixels; not clipped to the image."""
+        lib = array_module(self.data)
+        x, y, w, h, r = (self.data[:, i] for i in range(5))
+        cos, sin = lib.cos(r), lib.sin(r)
+        along = lib.stack([w / 2 * cos, w / 2 * sin], -1)
+        across = lib.stack([-h / 2 * sin, h / 2 * cos], -1)
+        centre = lib.stack([x, y], -1)
+        corners = [
+            centre + along + across,
+            centre + along - across,
+            centre - along - across,
+            centre - along + across,
+        ]
+        return lib.stack(corners, 1)
+
+    @property
+    def xyxyxyxyn(self) -> Any:
+        """(N, 4, 2) corners, 0..1."""
+        return self.xyxyxyxy / self._per_side()
+
+    @property
+    def xyxy(self) -> Any:
+        """(N, 4) upright boxes around the rotated ones, pixels."""
+        lib, corners = array_module(self.data), self.xyxyxyxy
+        x, y = corners[..., 0], corners[..., 1]
+        if lib is np:
+            return np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], -1)
+        return lib.stack([x.amin(1), y.amin(1), x.amax(1), y.amax(1)], -1)
+
+
+class Masks(Container):
+    """Instance masks, (N, h, w) of 0 and 1, uint8, at the size the network saw or the image's own.
+
+    The outlines (`xy`, `xyn`) are traced at the first look and kept: change `data` before that,
+    or make new Masks.
+    """
+
+    def __init__(self, data: Any, orig_shape: tuple[int, int]) -> None:
+        data = as_array(data)
+        if data.ndim == 2:
+            data = data[None]
+        if data.ndim != 3:
+            raise ValueError(f"expected masks of shape (N, h, w), got {tuple(data.shape)}")
+        super().__init__(data, orig_shape)
+
+    def full(self, i: int) -> np.ndarray:
+        """Return mask `i` at the size of the image, (H, W) bool: the letterbox is undone."""
+        height, width = self.orig_shape
+        mask = to_numpy(self.data[i]).astype(np.uint8)
+        if mask.shape == (height, width):
+            return mask.astype(bool)
+        top, left, inner_h, inner_w = self._content()
+        inner = mask[top : top + inner_h, left : left + inner_w].astype(np.float32)
+        return cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+
+    def _content(self) -> tuple[int, int, int, int]:
+        """Return (top, left, height, width) of the image inside the letterboxed mask."""
+        size = int(self.data.shape[1]), int(self.data.shape[2])
+        placement, (inner_h, inner_w) = place(self.orig_shape, size)
+        return placement.pad_top, placement.pad_left, inner_h, inner_w
+
+    @cached_property
+    def xy(self) -> list[np.ndarray]:
+        """N outlines, each (P, 2) float32 pixels: outer contours joined to one polygon."""
+        if not len(self):
+            return []
+        height, width = self.orig_shape
+        top, left, inner_h, inner_w = self._content()
+        scale = np.array([width / inner_w, height / inner_h], dtype=np.float32)
+        outlines = []
+        for mask in to_numpy(self.data):
+            outline = (trace_outline(mask) - np.asarray([left, top], np.float32)) * scale
+            outlines.append(outline.clip(0, [width, height]).astype(np.float32))
+        return outlines
+
+    @property
+    def xyn(self) -> list[np.ndarray]:
+        """N outlines, each (P, 2) float32, 0..1."""
+        size = np.asarray([self.orig_shape[1], self.orig_shape[0]], np.float32)
+        return [outline / size for outline in self.xy]
+
+
+class Keypoints(Container):
+    """Keypoints, (N, K, 2) or (N, K, 3): x, y [, visibility 0..1]."""
+
+    def __init__(self, data: Any, orig_shape: tuple[int, int]) -> None:
+        data = as_array(data)
+        if data.ndim == 2:
+            data = data[None]
+        if data.ndim != 3 or data.shape[2] not in {2, 3}:
+            raise ValueError(
+                f"expected keypoints of shape (N, K, 2) or (N, K, 3), got {tuple(data.shape)}"
+            )
+        super().__init__(data, orig_shape)
+
+    @property
+    def has_visible(self) -> bool:
+        """Whether a visibility is predicted."""
+        return int(self.data.shape[2]) == 3
+
+    @property
+    def xy(self) -> Any:
+        """(N, K, 2) positions, pixels."""
+        return self.data[..., :2]
+
+    @property
+    def xyn(self) -> Any:
+        """(N, K, 2) positions, 0..1."""
+        return self.xy / self._per_side()
+
+    @property
+    def conf(self) -> Any:
+        """(N, K) visibility, 0..1; ones when the model predicts none, since readers expect it."""
+        if self.has_visible:
+            return self.data[..., 2]
+        return array_module(self.data).ones_like(self.data[..., 0])
+
+
+class Probs(Container):
+    """Class probabilities of a whole image, (C,)."""
+
+    def __init__(self, data: Any, orig_shape: tuple[int, int] = (0, 0)) -> None:
+        data = as_array(data)
+        if data.ndim != 1:
+            raise ValueError(f"expected probabilities of shape (C,), got {tuple(data.shape)}")
+        super().__init__(data, orig_shape)
+
+    @property
+    def top1(self) -> int:
+        """The most probable class."""
+        return int(self.data.argmax())
+
+    @property
+    def top5(self) -> list[int]:
+        """The five most probable classes (fewer when there are fewer), best first."""
+        return [int(i) for i in np.argsort(-to_numpy(self.data), kind="stable")[:5]]
+
+    @property
+    def top1conf(self) -> Any:
+        """0-d probability of `top1`."""
+        return self.data[self.top1]
+
+    @property
+    def top5conf(self) -> Any:
+        """Probabilities of `top5`."""
+        return self.data[self.top5]
+
+
+def trace_outline(mask: np.ndarray) -> np.ndarray:
+    """Trace the outer contours of a mask and join them to one polygon.
+
+    Parts are linked by a thin bridge, there and back between their nearest points, so that the
+    polygon's area stays the sum of the parts' areas.
+
+    Args:
+        mask: (h, w), non-zero inside.
+
+    Returns:
+        (P, 2) float32 x, y in mask pixels; (0, 2) when the mask is empty.
+    """
+    found = cv2.findContours(
+        np.ascontiguousarray(mask != 0).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )[-2]
+    parts = sorted((c.reshape(-1, 2).astype(np.float32) for c in found), key=len, reverse=True)
+    if not parts:
+        return np.zeros((0, 2), np.float32)
+    joined = parts[0]
+    for part in parts[1:]:
+        gaps = ((joined[:, None] - part[None]) ** 2).sum(-1)
+        i, j = np.unravel_index(int(gaps.argmin()), gaps.shape)
+        loop = [joined[: i + 1], part[j:], part[: j + 1], joined[i:]]
+        joined = np.concatenate(loop)
+    return joined

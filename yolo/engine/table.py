@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of plain values that can be had as a data frame, CSV or JSON text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+from yolo.errors import MissingPackageError
+
+Row = dict[str, Any]
+
+
+def data_frame(rows: list[Row]) -> Any:
+    """Return the rows as a pandas frame where pandas is installed, else as a polars one.
+
+    Raises:
+        MissingPackageError: if neither is installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        try:
+            import polars
+        except ImportError:
+            raise MissingPackageError(
+                "to_df() needs pandas or polars, and neither is installed; pip install pandas"
+            ) from None
+        return polars.DataFrame(rows)
+    return pandas.DataFrame(rows)
+
+
+class Table:
+    """Adds `to_df`, `to_csv` and `to_json` to a class whose `summary` gives rows."""
+
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[Row]:
+        """Return one dictionary a row, all with the same keys."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its rows are")
+
+    def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
+        """Return `summary` as a data frame (pandas, else polars)."""
+        return data_frame(self.summary(normalize, decimals))
+
+    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
+        """Return `summary` as CSV text with a header; a lone newline when there are no rows."""
+        rows = self.summary(normalize, decimals)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
+        """Return `summary` as JSON text."""
+        return json.dumps(self.summary(normalize, decimals))

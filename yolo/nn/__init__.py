@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks, boxes, assigners and losses, on plain numbers and tensors."""

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Object detection: axis-aligned boxes with classes."""
+
+from __future__ import annotations
+
+from yolo.tasks.spec import TaskSpec, lazy_exports
+
+TASK = TaskSpec(
+    name="detect",
+    heads=("yolo.tasks.detect.head:Detect",),
+    model="yolo.tasks.detect.model:DetectionModel",
+    criterion="yolo.tasks.detect.loss:DetectionCriterion",
+    label_format="yolo.data.labels:BoxLabels",
+    trainer="yolo.tasks.detect.train:DetectionTrainer",
+    validator="yolo.tasks.detect.val:DetectionValidator",
+    predictor="yolo.tasks.detect.predict:DetectionPredictor",
+    train_config="yolo.tasks.detect.config:DetectTrainConfig",
+    val_config="yolo.cfg.schema:ValConfig",
+    predict_config="yolo.cfg.schema:PredictConfig",
+)
+
+__getattr__ = lazy_exports(TASK)

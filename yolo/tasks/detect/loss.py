@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detection criterion: class, box and distribution terms over assigned anchor points.
+
+Shape letters: B batch, A anchor points, n gt slots, C classes, R bins a side (`reg_max`),
+M positions an image that may be positive.
+
+Positives are few, so box terms are worked out at M gathered positions only. M is a bound that the
+assigner gives without looking at the data; positions beyond the real positives have weight 0. All
+shapes are static and nothing is copied to the host. Arithmetic is float32 whatever comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo.nn.anchors import boxes_to_ltrb, ltrb_to_boxes
+from yolo.nn.assign import Assigner, build_assigner
+from yolo.nn.boxes import points_in_boxes
+from yolo.nn.losses import (
+    BOX_LOSSES,
+    CLASS_LOSSES,
+    LossReport,
+    SparseTargets,
+    Targets,
+    dfl_loss,
+)
+
+
+def identity(value: Tensor) -> Tensor:
+    """Return `value`: the sum over ranks when there is one."""
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Positives:
+    """The positions that learn an object; those with `mask` False are padding of weight 0.
+
+    Attributes:
+        index: (B, M) int64 anchors, distinct within an image.
+        mask: (B, M) bool.
+        quality: (B, M) soft class target, which also weights the box terms; 0 for padding.
+        labels: (B, M) int64 classes.
+        boxes: (B, M, box size) assigned boxes in pixels.
+        gt_index: (B, M) int64 gt slots.
+        fg_mask: (B, A) bool, the same positives over all anchors.
+        normaliser: scalar, the sum of all quality over all ranks, at least 1.
+    """
+
+    index: Tensor
+    mask: Tensor
+    quality: Tensor
+    labels: Tensor
+    boxes: Tensor
+    gt_index: Tensor
+    fg_mask: Tensor
+    normaliser: Tensor
+
+
+class DetectionCriterion(nn.Module):
+    """Class, box and distribution focal loss of a detection head.
+
+    A task with more terms subclasses this, extends `names`, and overrides `terms`.
+
+    Args:
+        num_classes: C.
+        strides: pixels of each level's stride, finest first.
+        reg_max: R; with 1 the head gives the four distances themselves and there is no dfl term.
+        box: gain of the box term.
+        cls: gain of the class term.
+        dfl: gain of the distribution term.
+        assigner: a name in ASSIGNERS, a mapping with `name` and options, or an object.
+        cls_loss: a name in CLASS_LOSSES.
+        box_loss: a name in BOX_LOSSES.
+        sum_over_ranks: adds a scalar tensor over all ranks of a distributed run; only the
+            normaliser goes through it, so `total` stays a share of one global loss.
+
+    Raises:
+        UnknownNameError: if a part isn't registered.
+    """
+
+    names: tuple[str, ...] = ("box", "cls", "dfl")
+
+    def __init__(
+        self,
+        num_classes: int,
+        strides: Sequence[int],
+        reg_max: int = 16,
+        *,
+        box: float = 7.5,
+        cls: float = 0.5,
+        dfl: float = 1.5,
+        assigner: str | Mapping[str, Any] | Assigner = "task_aligned",
+        cls_loss: str = "bce",
+        box_loss: str = "ciou",
+        sum_over_ranks: Callable[[Tensor], Tensor] = identity,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.strides = tuple(strides)
+        self.reg_max = reg_max
+        self.gains = {"box": box, "cls": cls, "dfl": dfl}
+        self.assigner = build_assigner(assigner)
+        self.class_loss = CLASS_LOSSES[cls_loss]
+        self.box_loss = BOX_LOSSES[box_loss]
+        self.sum_over_ranks = sum_over_ranks
+        if reg_max == 1:
+            self.names = tuple(name for name in self.names if name != "dfl")
+
+    def forward(self, raw: Mapping[str, Tensor], targets: Targets) -> LossReport:
+        """Compare a head's raw output with the ground truth.
+
+        Args:
+            raw: `boxes` (B, 4*R, A) distance logits, `scores` (B, C, A) class logits, `points`
+                (A, 2) in stride units, `strides` (A, 1) in pixels, and what the task adds.
+            targets: the ground truth on the same device.
+        """
+        device_type = raw["scores"].device.type
+        # Under autocast a matrix product would fall back to half precision.
+        with torch.autocast(device_type, enabled=False):
+            full = {name: value.float() for name, value in raw.items()}
+            positives = self.match(full, targets)
+            terms = self.terms(full, targets, positives)
+            items = {name: terms[name] * self.gains[name] for name in self.names}
+            total = torch.stack(list(items.values())).sum() * len(full["scores"])
+        return LossReport(total, {name: item.detach() for name, item in items.items()})
+
+    def terms(
+        self, raw: Mapping[str, Tensor], targets: Targets, positives: Positives
+    ) -> dict[str, Tensor]:
+        """Return the scalar terms by name, normalised, without gains."""
+        class_targets = SparseTargets(
+            positives.index,
+            positives.labels,
+            positives.quality,
+            _ignored(raw, targets, positives.fg_mask),
+        )
+        class_sum = self.class_loss(raw["scores"], class_targets)
+        terms = {"cls": class_sum / positives.normaliser}
+        return terms | self.box_terms(raw, positives)
+
+    def box_terms(self, raw: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
+        """Return the box term and, where sides are distributions, the dfl term."""
+        points = raw["points"][positives.index]
+        boxes = positives.boxes / raw["strides"][positives.index]
+        sides = gather_anchors(raw["boxes"], positives.index)
+        pred = ltrb_to_boxes(self.distances(sides), points)
+        share = positives.quality / positives.normaliser
+        terms = {"box": (self.box_loss(pred, boxes) * share).sum()}
+        if self.reg_max > 1:
+            logits = sides.mT.reshape(*positives.index.shape, 4, self.reg_max)
+            terms["dfl"] = (dfl_loss(logits, boxes_to_ltrb(boxes, points)) * share).sum()
+        return terms
+
+    @torch.no_grad()
+    def match(self, raw: Mapping[str, Tensor], targets: Targets) -> Positives:
+        """Assign objects to anchors and gather the positions that may be positive."""
+        points, strides = raw["points"], raw["strides"]
+        anchors = points.shape[0]
+        assignment = self.assigner(
+            raw["scores"].mT,
+            ltrb_to_boxes(self.distances(raw["boxes"]), points) * strides,
+            points * strides,
+            targets.classes,
+            targets.boxes,
+            targets.mask,
+            from_logits=True,
+        )
+        fg_mask = assignment.fg_mask
+        index = _foreground(fg_mask, self.assigner.max_positives(targets.mask.shape[1], anchors))
+        total_quality = self.sum_over_ranks(assignment.quality.sum())
+        return Positives(
+            index=index,
+            mask=fg_mask.gather(1, index),
+            quality=assignment.quality.gather(1, index),
+            labels=assignment.target_labels.gather(1, index),
+            boxes=gather_anchors(assignment.target_bboxes.mT, index).mT,
+            gt_index=assignment.target_gt_idx.gather(1, index),
+            fg_mask=fg_mask,
+            normaliser=total_quality.clamp(min=1),
+        )
+
+    def distances(self, sides: Tensor) -> Tensor:
+        """Return the distances (B, P, 4) in strides that raw sides (B, 4*R, P) stand for."""
+        if self.reg_max == 1:
+            return sides.mT
+        bins = torch.arange(self.reg_max, dtype=sides.dtype, device=sides.device)
+        batch, _, places = sides.shape
+        # Along memory, whichever way the head wrote it; and not as a matrix product, which would
+        # round to TF32 where a user allows that.
+        if sides.is_contiguous():
+            by_side = sides.view(batch, 4, self.reg_max, places)
+            return (by_side.softmax(2) * bins[:, None]).sum(2).mT
+        by_anchor = sides.mT.reshape(batch, places, 4, self.reg_max)
+        return (by_anchor.softmax(3) * bins).sum(3)
+
+
+def gather_anchors(values: Tensor, index: Tensor) -> Tensor:
+    """Pick anchors of each image: values (B, K, A), index (B, M) -> (B, K, M).
+
+    Values that lie in memory as (B, A, K) get a gradient that lies there likewise.
+    """
+    if values.is_contiguous():
+        return values.gather(2, index[:, None].expand(-1, values.shape[1], -1))
+    return values.mT.gather(1, index[..., None].expand(-1, -1, values.shape[1])).mT
+
+
+def _foreground(fg_mask: Tensor, bound: int) -> Tensor:
+    """Return (B, min(bound, A)) distinct anchors that include all foreground ones."""
+    anchors = fg_mask.shape[1]
+    if bound >= anchors:
+        return torch.arange(anchors, device=fg_mask.device).expand(fg_mask.shape[0], -1)
+    return fg_mask.float().topk(bound, dim=1, sorted=False).indices
+
+
+def _ignored(raw: Mapping[str, Tensor], targets: Targets, fg_mask: Tensor) -> Tensor | None:
+    """Return (B, A), True for background inside an ignored region; None without regions."""
+    if targets.ignore is None or targets.ignore.shape[1] == 0:
+        return None
+    inside = points_in_boxes(raw["points"] * raw["strides"], targets.ignore).any(1)
+    return inside & ~fg_mask

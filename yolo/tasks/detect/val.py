@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation of detection: NMS, boxes back to the original image, label files and JSON rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from yolo.engine.coco_eval import Objects
+from yolo.engine.draw import Marks
+from yolo.engine.metrics import ImageRecord
+from yolo.engine.nms import non_max_suppression
+from yolo.engine.validator import Validator
+from yolo.tasks.detect.metrics import DetMetrics
+
+if TYPE_CHECKING:
+    from yolo.data.loader import Batch
+
+DRAWN_CONFIDENCE = 0.25
+
+
+class DetectionValidator(Validator):
+    """Scores a detector; box tasks refine it."""
+
+    def make_metrics(self) -> DetMetrics:
+        """Return empty box metrics."""
+        return DetMetrics(self.names, self.save_dir)
+
+    def postprocess(self, decoded: Tensor) -> list[np.ndarray]:
+        """Suppress overlapping boxes of each class; a box may stand for several classes.
+
+        Args:
+            decoded: (B, 4 + C, A) xywh pixels of the canvas and scores.
+
+        Returns:
+            B arrays (n, 6): xyxy pixels of the canvas, confidence, class.
+        """
+        kept = non_max_suppression(
+            decoded,
+            conf=self.args.conf,
+            iou=self.args.iou,
+            nc=len(self.names),
+            agnostic=self.args.agnostic_nms,
+            multi_label=True,
+            max_det=self.args.max_det,
+        )
+        return [rows.cpu().numpy() for rows in kept]
+
+    def to_objects(self, batch: Batch, i: int, output: np.ndarray) -> Objects:
+        """Map boxes to the original image, in double precision, clipped to it."""
+        rows = output.astype(np.float64)
+        boxes = batch.placements[i].to_original(rows[:, :4])
+        return Objects.found(rows[:, 5], boxes, rows[:, 4])
+
+    def json_rows(self, record: ImageRecord) -> list[dict[str, Any]]:
+        """Return COCO's result rows: the very numbers that were scored, unrounded.
+
+        `category_id` is the original id where the data are COCO JSON, else class id + 1.
+        """
+        ids = self.index.category_ids or range(1, len(self.names) + 1)
+        found = record.found
+        assert found.scores is not None
+        return [
+            {
+                "image_id": record.image_id,
+                "file_name": Path(record.path).name,
+                "category_id": int(ids[class_id]),
+                "bbox": box,
+                "score": score,
+            }
+            for class_id, box, score in zip(
+                found.classes.tolist(),
+                found.boxes_ltwh.tolist(),
+                found.scores.tolist(),
+                strict=True,
+            )
+        ]
+
+    def text_rows(self, record: ImageRecord) -> list[str]:
+        """Return `class cx cy w h [conf]`, normalised."""
+        height, width = record.shape
+        found = record.found
+        assert found.scores is not None
+        centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        sizes = found.boxes[:, 2:] - found.boxes[:, :2]
+        numbers = np.concatenate([centres, sizes], axis=1) / [width, height, width, height]
+        if self.args.save_conf:
+            numbers = np.concatenate([numbers, found.scores[:, None]], axis=1)
+        return [
+            " ".join([str(class_id), *(f"{value:g}" for value in row)])
+            for class_id, row in zip(found.classes.tolist(), numbers.tolist(), strict=True)
+        ]
+
+    def label_marks(self, batch: Batch, i: int) -> Marks:
+        """Return the boxes that the model was to find."""
+        real = batch.targets.mask[i].cpu().numpy()
+        return Marks(
+            batch.targets.boxes[i].cpu().numpy()[real],
+            batch.targets.classes[i].cpu().numpy()[real],
+        )
+
+    def output_marks(self, output: np.ndarray) -> Marks:
+        """Return the boxes that are sure enough to be worth drawing."""
+        sure = output[output[:, 4] > DRAWN_CONFIDENCE]
+        return Marks(sure[:, :4], sure[:, 5].astype(np.int64), sure[:, 4])
