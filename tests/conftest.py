@@ -31,6 +31,14 @@ def golden() -> Callable[[str], Any]:
     return _load
 
 
+@pytest.fixture
+def own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test register layers without leaving them behind."""
+    from yolo.nn.layer import LAYERS
+
+    monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection but those of local pipes."""

@@ -19,6 +19,17 @@ head:
   - [[3, 4], 1, Detect, [nc]]
 """
 
+TINY = {
+    "nc": 2,
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+    ],
+    "head": [[[1, 2], 1, "Detect", ["nc"]]],
+}
+"""The least network with two levels, as a description."""
+
 
 def write_network(folder: Path, text: str = NETWORK) -> Path:
     path = folder / "nano.yaml"
@@ -33,3 +44,40 @@ def options(project: Path, name: str, **changes: object) -> dict:
         "plots": False, "verbose": False, "project": str(project), "name": name,
     }  # fmt: skip
     return base | changes
+
+
+def train(
+    project, name="run", *, network, data, model=None, trainer=None, callbacks=None, **changes
+):
+    """Train into `project/name`; give the facade, with the trainer in it.
+
+    Args:
+        project: parent of the run folder.
+        name: of the run folder.
+        network: file of the network, for a fresh facade.
+        data: dataset file.
+        model: a facade to train instead of a fresh one.
+        trainer: a trainer class.
+        callbacks: event -> function.
+        changes: options, beside those of `options` and one epoch.
+    """
+    from yolo import YOLO
+
+    model = model or YOLO(network)
+    for event, callback in (callbacks or {}).items():
+        model.add_callback(event, callback)
+    given = options(project, name, **{"data": str(data), "epochs": 1, **changes})
+    model.train(trainer, **given)
+    return model
+
+
+def weights_of(model):
+    """Return the averaged weights that a training ended with."""
+    from yolo.engine.checkpoint import load_checkpoint
+
+    return load_checkpoint(model.trainer.last).weights
+
+
+def same(a, b):
+    """Return True if two state dicts are equal bit for bit."""
+    return a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)

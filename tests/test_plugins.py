@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from yolo.errors import ConfigError, MissingFileError
-from yolo.plugins import load_plugins
+from yolo.plugins import load_plugins, loaded_plugins
 
 BLOCK = """
 from torch import nn
@@ -73,6 +73,16 @@ def test_the_name_is_the_same_in_another_process(tmp_path):
         [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "7", done.stderr
+
+
+def test_what_is_loaded_is_told_for_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("yolo.plugins._LOADED", {})
+    files = [write(tmp_path, "value = 1\n", f"plugin_{i}.py") for i in (2, 1)]
+    own = write(tmp_path, "value = 1\n", "own_plugin.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("own_plugin")  # by the user's program: its classes have that name
+    load_plugins(f"{files[0]}, {files[1]},{own}")
+    assert loaded_plugins() == tuple(map(str, files))
 
 
 def test_two_files_with_one_stem(tmp_path):

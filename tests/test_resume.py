@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 import nano
 from yolo import YOLO
+from yolo.cli import main
 from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.errors import CheckpointError, ConfigError
@@ -83,24 +85,16 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the library may catch it."""
 
 
-@pytest.mark.parametrize("step", [2, 4, 7, 11])
+@pytest.mark.parametrize("step", [1, 4, 7, 11])
 def test_resumed_after_a_stop_at_any_step_is_identical(network, data, tmp_path, step):
     """nbs=12 and 14 images: accumulation windows cross the ends of epochs."""
     options = {"nbs": 12, "save_every": 3, "epochs": 3}
     whole = train(network, data, tmp_path, "whole", **options)
     model = YOLO(network)
-
-    def kill(trainer):
-        if trainer.iteration == step and trainer.start_epoch == 0:
-            raise Killed
-
-    model.add_callback("on_train_batch_end", kill)
+    model.add_callback("on_train_batch_end", kill_when(lambda trainer: trainer.iteration == step))
     with pytest.raises(Killed):
         model.train(data=str(data), **nano.options(tmp_path, "cut", **options))
     last = tmp_path / "cut" / "weights" / "last.pt"
-    if not last.is_file():
-        assert step < 3
-        return
     YOLO(last).train(resume=True)
     assert_identical(whole, load_checkpoint(last))
 
@@ -127,7 +121,7 @@ def test_sigkill_and_resume_is_identical(network, data, tmp_path):
     child.send_signal(signal.SIGKILL)
     _, errors = child.communicate()
     assert last.is_file(), errors.decode()
-    if len(load_checkpoint(last).history) < 6:
+    if not load_checkpoint(last).state["finished"]:
         YOLO(last).train(resume=True)
     assert_identical(whole, load_checkpoint(last))
 
@@ -143,6 +137,63 @@ def test_a_finished_run_needs_more_epochs(network, data, tmp_path):
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize("event", ["on_model_save", "on_val_end"])
+def test_killed_while_the_end_is_written(network, data, tmp_path, event):
+    """Between last.pt of the last epoch and results.csv; in the last validation."""
+    whole = train(network, data, tmp_path, "whole", epochs=2)
+    model = YOLO(network)
+    model.add_callback(event, kill_when(lambda subject: len(history_of(tmp_path)) == 2))
+    with pytest.raises(Killed):
+        model.train(data=str(data), **nano.options(tmp_path, "cut", epochs=2))
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    metrics = YOLO(last).train(resume=True)
+    assert_identical(whole, load_checkpoint(last))
+    assert metrics.box.map >= 0
+    lines = [(tmp_path / n / "results.csv").read_text().splitlines() for n in ("whole", "cut")]
+    assert len(lines[0]) == len(lines[1]) == 3
+    with pytest.raises(CheckpointError, match="ended after 2 epochs"):
+        YOLO(last).train(resume=True)
+
+
+def kill_when(reached):
+    def kill(subject):
+        if reached(subject):
+            raise Killed
+
+    return kill
+
+
+def history_of(project):
+    last = project / "cut" / "weights" / "last.pt"
+    return load_checkpoint(last).history if last.is_file() else []
+
+
+def test_a_run_is_resumed_where_it_is_now_and_by_the_command(network, data, tmp_path):
+    """The same call again with resume=, from another folder; twice."""
+    whole = train(network, data, tmp_path, "whole", epochs=3)
+    model = YOLO(network)
+    model.add_callback("on_fit_epoch_end", kill_when(lambda trainer: trainer.epoch == 1))
+    given = {"optimizer": "auto", **nano.options(tmp_path, "cut", epochs=3)}
+    with pytest.raises(Killed):
+        model.train(data=str(data), **given)
+    moved = (tmp_path / "cut").rename(tmp_path / "moved")
+    model = YOLO(moved / "weights" / "last.pt")
+    model.add_callback("on_train_batch_end", kill_when(lambda trainer: trainer.iteration == 10))
+    with pytest.raises(Killed):
+        model.train(data=str(data), resume=True, save_every=1, **given)
+    assert main(["train", f"resume={moved / 'weights' / 'last.pt'}"]) == 0
+    assert_identical(whole, load_checkpoint(moved / "weights" / "last.pt"))
+    assert not (tmp_path / "cut").exists()
+
+
+def test_other_threads_or_versions_are_said(network, data, tmp_path, monkeypatch, caplog):
+    train(network, data, tmp_path, "run", epochs=1)
+    last = tmp_path / "run" / "weights" / "last.pt"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    YOLO(last).train(resume=True, epochs=2)
+    assert re.search(r"differ in the last bits: \d+ torch threads then, 77 now", caplog.text)
+
+
 def test_what_cannot_be_resumed_says_why(network, data, tmp_path):
     train(network, data, tmp_path, "run", epochs=2)
     weights = tmp_path / "run" / "weights"
@@ -152,5 +203,7 @@ def test_what_cannot_be_resumed_says_why(network, data, tmp_path):
         YOLO(network).train(resume=str(weights / "nothing.pt"))
     with pytest.raises(ConfigError, match=r"lr0 can't change within a run"):
         YOLO(weights / "last.pt").train(resume=True, epochs=9, lr0=0.5)
+    with pytest.raises(ConfigError, match="save, seed can't change"):
+        YOLO(weights / "last.pt").train(resume=True, epochs=9, seed=4, save=False)
     with pytest.raises(ConfigError, match="resume=True needs a model loaded from"):
         YOLO(network).train(resume=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo.cfg.load import resolve
+from yolo.cfg.load import read_options, resolve
 from yolo.cfg.networks import find_network
 from yolo.engine.events import Callback, Callbacks
-from yolo.errors import CheckpointError, ConfigError, MissingFileError, ModelError
+from yolo.errors import CheckpointError, ConfigError, MissingFileError
 from yolo.tasks.spec import TASKS, TaskSpec, task_of_network
 
 LOGGER = logging.getLogger(__name__)
@@ -28,22 +28,12 @@ if TYPE_CHECKING:
 _INHERITED = ("imgsz", "data", "single_cls", "classes", "channels_last", "cache_dir")
 """Training options that later calls on the same model start from."""
 
-_MAY_CHANGE = frozenset(
-    {
-        "epochs", "imgsz", "batch", "device", "close_mosaic", "augmentations", "save_period",
-        "save_every", "workers", "cache", "cache_dir", "patience", "time", "freeze", "val", "plots",
-        "verbose", "profile", "compile", "channels_last", "plugins", "resume", "model", "data",
-    }
-)  # fmt: skip
-"""Options that may differ when a run is resumed."""
-
 
 class YOLO:
     """A model with everything one does with it.
 
     Args:
-        model: a network YAML ("yolov8n.yaml", or your own file), a checkpoint (".pt"), or another
-            facade's file.
+        model: a network YAML ("yolov8n.yaml", or your own file) or a checkpoint (".pt").
         task: the task's name, where the model doesn't say.
         verbose: print the table of layers.
         plugins: your own Python files to import first, for blocks and tasks that they register.
@@ -55,7 +45,7 @@ class YOLO:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | None = None,
         task: str | None = None,
         verbose: bool = False,
         plugins: str | Path | tuple[str | Path, ...] = (),
@@ -63,11 +53,11 @@ class YOLO:
         if plugins:
             from yolo.plugins import load_plugins
 
-            load_plugins([plugins] if isinstance(plugins, (str, Path)) else list(plugins))
+            load_plugins(plugins)
         if not isinstance(model, (str, Path)):
+            found = "nothing" if model is None else type(model).__name__
             raise ConfigError(
-                f"YOLO expects a file name such as 'yolov8n.yaml' or 'best.pt', "
-                f"got {type(model).__name__}"
+                f"YOLO needs a file, as in YOLO('yolov8n.yaml') or YOLO('best.pt'); found {found}"
             )
         self.callbacks_: Callbacks = Callbacks()
         self.overrides: dict[str, Any] = {"model": str(model)}
@@ -80,6 +70,7 @@ class YOLO:
         self.predictor: Predictor | None = None
         self.trained = False
         self._backend: Any = None
+        self._fused = False
         if Path(model).suffix == ".pt":
             self._load_checkpoint(Path(model), task)
         else:
@@ -98,6 +89,7 @@ class YOLO:
 
     def _load_checkpoint(self, path: Path, task: str | None) -> None:
         from yolo.engine.checkpoint import load_checkpoint
+        from yolo.engine.network import load_model
 
         if not path.is_file():
             raise MissingFileError(
@@ -109,10 +101,11 @@ class YOLO:
         if task is not None and task != saved.task:
             raise CheckpointError(f"{path}: holds a model for {saved.task!r}, not {task!r}")
         self.spec = TASKS[saved.task]
-        self.model = model_of(saved, self.spec, str(path))
+        self.model = load_model(saved, self.spec, str(path))
         self.ckpt_path = str(path)
         self.ckpt = {k: v for k, v in vars(saved).items() if k not in {"weights", "state"}}
         self.trained = True
+        self.overrides["model"] = str(path)
         self.overrides |= {k: saved.config[k] for k in _INHERITED if k in saved.config}
 
     def load(self, weights: str | Path) -> YOLO:
@@ -121,10 +114,13 @@ class YOLO:
         Raises:
             MissingFileError, CheckpointError: if the file can't be read.
         """
-        from yolo.engine.build import take_weights
         from yolo.engine.checkpoint import load_checkpoint
+        from yolo.engine.network import take_weights
 
-        LOGGER.info(take_weights(self.model, load_checkpoint(weights).weights, str(weights)))
+        saved = load_checkpoint(weights)
+        LOGGER.info(take_weights(self.model, saved.weights, str(weights)))
+        if len(saved.names) == self.model.nc:
+            self.model.names = dict(saved.names)
         self.trained = True
         return self
 
@@ -133,6 +129,7 @@ class YOLO:
         from yolo.engine.checkpoint import Checkpoint, plain, save_checkpoint
         from yolo.engine.runtime import versions
 
+        self._refuse_fused("saved")
         weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
         content = Checkpoint(
             task=self.task,
@@ -148,7 +145,7 @@ class YOLO:
         names = self.model.names
         self.model = self.spec.model(self.model.yaml)
         self.model.names = names
-        self.trained = False
+        self.trained = self._fused = False
         return self
 
     # ------------------------------------------------------------------ the three loops
@@ -166,67 +163,67 @@ class YOLO:
         Raises:
             YoloError: for options, data or files that can't be used.
         """
-        resumed = self._checkpoint_to_resume(options)
-        base = dict(resumed.config) if resumed else self._options_for("train")
-        config = self._resolve("train", base, options)
+        self._refuse_fused("trained")
+        saved = self._run_to_resume(options)
+        config = self._train_config(saved, options)
         if config.data is None:
             raise ConfigError(
                 "train needs data=: a dataset YAML, a COCO JSON or 'shapes' (embedded), as in "
                 "YOLO('yolov8n.yaml').train(data='shapes')"
             )
         network, weights = self.model.yaml, None
-        if resumed:
-            network = resumed.network
+        if saved:
+            network = saved.network
         elif self.trained and config.pretrained is not False:
             weights = self.model.state_dict()
         runner = (trainer or self.spec.trainer)(
-            config, self.spec, network, weights, self.callbacks_.copy(), resume=resumed
+            config, self.spec, network, weights, self.callbacks_.copy(), saved=saved
         )
         self.trainer = runner
-        self.metrics = runner.train()
-        self._take_over(runner, config)
-        return self.metrics
+        metrics = runner.train()
+        self._take_over(runner)
+        self.metrics = metrics
+        return metrics
 
-    def _take_over(self, runner: Trainer, config: Any) -> None:
+    def _take_over(self, runner: Trainer) -> None:
         """Hold what a finished training produced."""
-        self.model = runner.ema.ema.cpu().float()
-        self.model.requires_grad_(True)
+        if runner.args.save:
+            self._load_checkpoint(runner.best, None)
+            return
+        self.model = runner.final_model.cpu()
         self.trained = True
-        path = runner.best if runner.best.is_file() else None
-        self.ckpt_path = str(path) if path else None
-        self.overrides |= {k: getattr(config, k) for k in _INHERITED if hasattr(config, k)}
+        self.overrides |= {k: getattr(runner.args, k) for k in _INHERITED}
 
-    def _checkpoint_to_resume(self, options: Mapping[str, Any]) -> Checkpoint | None:
-        from yolo.engine.checkpoint import load_checkpoint
-
-        resume = options.get("resume", False)
-        if not resume:
+    def _run_to_resume(self, options: Mapping[str, Any]) -> Checkpoint | None:
+        """Read the run that `resume=` names; None without one."""
+        asked = options.get("resume", False)
+        if not asked:
             return None
-        path = self.ckpt_path if resume is True else resume
+        path = self.ckpt_path if asked is True else asked
         if path is None:
             raise ConfigError(
                 "resume=True needs a model loaded from the last.pt of a run, as in "
                 "YOLO('runs/detect/train/weights/last.pt').train(resume=True)"
             )
-        saved = load_checkpoint(path)
-        if saved.state is None:
-            raise CheckpointError(
-                f"{path}: holds weights alone, so there is nothing to resume; use the run's last.pt"
-            )
-        fixed = {k for k, v in options.items() if k not in _MAY_CHANGE and saved.config.get(k) != v}
-        if fixed:
+        from yolo.engine.resume import open_run
+
+        return open_run(path)
+
+    def _train_config(self, saved: Checkpoint | None, options: Mapping[str, Any]) -> Any:
+        """Resolve the options of a training; a resumed one keeps what can't change."""
+        if saved is None:
+            return self._resolve("train", self._options_for("train"), options)
+        from yolo.engine.resume import settle
+
+        base = dict(saved.config)
+        transforms = base.pop("augmentations", None)
+        if transforms and "augmentations" not in options:
             raise ConfigError(
-                f"resume: {', '.join(sorted(fixed))} can't change within a run; leave it out, or "
-                "start a new run from these weights"
+                f"resume: the run has transforms of your own ({', '.join(transforms)}); give them "
+                "again, as augmentations=[...]"
             )
-        epochs = int(options.get("epochs", saved.state["epochs"]))
-        done = len(saved.history)
-        if saved.state["stop"] or done >= epochs:
-            raise CheckpointError(
-                f"{path}: this run has ended after {done} epochs; ask for more with "
-                f"epochs={done + 100}, or start a new run from these weights"
-            )
-        return saved
+        before = self._resolve("train", base, {})
+        return settle(saved, before, self._resolve("train", base, options), options)
 
     def val(self, validator: type | None = None, **options: Any) -> Any:
         """Score the model on a dataset.
@@ -242,9 +239,10 @@ class YOLO:
             raise ConfigError("val needs data=: a dataset YAML, a COCO JSON or 'shapes'")
         import copy
 
-        from yolo.engine.build import loader_for
+        from yolo.engine.folders import run_folder
+        from yolo.engine.inputs import loader_for
         from yolo.engine.progress import Progress
-        from yolo.engine.runtime import run_folder, select_device
+        from yolo.engine.runtime import select_device
 
         device = select_device(config.device)
         model = self.model if device == self.device else copy.deepcopy(self.model).to(device)
@@ -317,12 +315,11 @@ class YOLO:
         schema = getattr(self.spec, f"{mode}_config")
         given = dict(options)
         layers: list[Mapping[str, Any]] = [self.spec.defaults_for(mode), base]
-        if given.get("cfg"):
-            from yolo.cfg.load import read_yaml
-
-            layers.append(read_yaml(given.pop("cfg")))
+        options_file = given.pop("cfg", None)
+        if options_file:
+            layers.append(read_options(options_file, given))
         config = resolve(schema, *layers, given)
-        if config.plugins:
+        if given.get("plugins"):  # what a checkpoint says is never imported
             from yolo.plugins import load_plugins
 
             load_plugins(config.plugins)
@@ -358,9 +355,14 @@ class YOLO:
         return self.model.info(detailed=detailed, verbose=verbose)
 
     def fuse(self) -> YOLO:
-        """Fold BatchNorm into the convolutions, for inference."""
+        """Fold BatchNorm into the convolutions, for inference; not to be saved or trained then."""
         self.model.fuse()
+        self._fused = True
         return self
+
+    def _refuse_fused(self, what: str) -> None:
+        if self._fused:
+            raise ConfigError(f"a fused model can't be {what}: load the file again, without fuse()")
 
     def to(self, device: Any) -> YOLO:
         """Move the weights."""
@@ -409,20 +411,3 @@ class YOLO:
     def reset_callbacks(self) -> None:
         """Remove all callbacks."""
         self.callbacks_.reset()
-
-
-def model_of(saved: Checkpoint, spec: TaskSpec, origin: str) -> BaseModel:
-    """Build the network of a checkpoint and load its weights.
-
-    Raises:
-        ModelError: if a layer isn't known here or the weights don't fit the network.
-    """
-    model = spec.model(saved.network)
-    try:
-        model.load_state_dict(saved.weights)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{origin}: the weights don't fit the network in the file: {str(error).splitlines()[0]}"
-        ) from error
-    model.names = dict(saved.names)
-    return model.eval()

@@ -142,7 +142,7 @@ def _value(name: str, text: str) -> Any:
 def _run_mode(command: Command) -> int:
     """Train, validate, predict, export or track by one call of the facade."""
     mode, options = command.verb, dict(command.options)
-    given = {**_read_cfg(options.pop("cfg", None)), **options}
+    given = {**_read_cfg(options.pop("cfg", None), options), **options}
     if given.get("mode") in EXAMPLES:  # as config files of other origin have it
         del given["mode"]
     _load_plugins(given.get("plugins"))
@@ -168,17 +168,16 @@ def _load_plugins(value: Any) -> None:
     if value:
         from yolo.plugins import load_plugins
 
-        parts = value.split(",") if isinstance(value, str) else value
-        load_plugins(str(part).strip() for part in parts)
+        load_plugins(value)
 
 
-def _read_cfg(path: str | None) -> dict[str, Any]:
-    """Read the options of `cfg=`."""
+def _read_cfg(path: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of `cfg=`; `given` are those beside it."""
     if path is None:
         return {}
-    from yolo.cfg.load import read_yaml
+    from yolo.cfg.load import read_options
 
-    return {str(name): value for name, value in read_yaml(path).items()}
+    return read_options(path, given)
 
 
 def _find_task(words: Sequence[str], named: str | None) -> tuple[TaskSpec | None, list[str]]:

@@ -14,6 +14,9 @@ from collections.abc import Iterable
 class YoloError(Exception):
     """Base of every error that a user's input can cause."""
 
+    def __str__(self) -> str:  # a KeyError would print the repr of its message
+        return str(self.args[0]) if self.args else ""
+
 
 class ConfigError(YoloError, TypeError, ValueError):
     """An option is unknown, has the wrong type or lies outside its range."""
@@ -21,6 +24,10 @@ class ConfigError(YoloError, TypeError, ValueError):
 
 class DataError(YoloError, ValueError):
     """A dataset, a label file or an image can't be used."""
+
+
+class CorruptImageError(DataError):
+    """An image's header is sound, but its pixels can't be decoded."""
 
 
 class ModelError(YoloError, ValueError):
@@ -34,9 +41,6 @@ class CheckpointError(YoloError, ValueError):
 class MissingFileError(YoloError, FileNotFoundError):
     """A file that the user named isn't there."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class MissingPackageError(YoloError, ImportError):
     """An optional package is needed and absent; the message has the install line."""
@@ -44,9 +48,6 @@ class MissingPackageError(YoloError, ImportError):
 
 class UnknownNameError(YoloError, KeyError, ValueError):
     """A name isn't in a registry; the message lists the nearest names and all of them."""
-
-    def __str__(self) -> str:  # KeyError would print the repr of the message
-        return str(self.args[0]) if self.args else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

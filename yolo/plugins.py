@@ -18,9 +18,10 @@ from types import ModuleType
 from yolo.errors import ConfigError, MissingFileError
 
 _LOG = logging.getLogger(__name__)
+_LOADED: dict[str, str] = {}  # module name -> file, in the order of loading
 
 
-def load_plugins(paths: Iterable[str | Path]) -> list[ModuleType]:
+def load_plugins(paths: str | Path | Iterable[str | Path]) -> list[ModuleType]:
     """Import Python files, each once per process.
 
     A module's name follows from its path, the same in every process, so that objects of its
@@ -28,7 +29,7 @@ def load_plugins(paths: Iterable[str | Path]) -> list[ModuleType]:
     program has imported already, or that is running as the program, isn't run again.
 
     Args:
-        paths: the files.
+        paths: the files, or one file, or "a.py, b.py".
 
     Returns:
         The modules, in order.
@@ -37,7 +38,14 @@ def load_plugins(paths: Iterable[str | Path]) -> list[ModuleType]:
         MissingFileError: if there is no such file.
         ConfigError: if a file isn't Python, or fails while it is imported.
     """
-    return [_load(Path(path)) for path in paths]
+    if isinstance(paths, str):
+        paths = [part for part in map(str.strip, paths.split(",")) if part]
+    return [_load(Path(path)) for path in ([paths] if isinstance(paths, Path) else paths)]
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """Return the files that this process has loaded, for another process to load them as well."""
+    return tuple(file for name, file in _LOADED.items() if name in sys.modules)
 
 
 def _load(path: Path) -> ModuleType:
@@ -64,6 +72,7 @@ def _load(path: Path) -> ModuleType:
         raise ConfigError(
             f"plugin {file}{_line_of(error, file)}: {type(error).__name__}: {error}"
         ) from error
+    _LOADED[name] = str(file)
     _LOG.info("plugin %s loaded", file)
     return module
 

@@ -210,3 +210,19 @@ def test_cuda(model):
     backend = TorchBackend(model, "cuda:0", task="detect")
     (result,) = DetectionPredictor(config, TASKS["detect"], backend)(images[0])
     assert result.boxes.data.device.type == "cpu"
+
+
+def test_a_new_model_at_an_old_address_is_no_match():
+    net = Seen()
+    old = TorchBackend.reuse(None, net)
+    address = id(net)
+    del net
+    assert all(id(Seen()) != address for _ in range(100))  # the backend keeps the old one alive
+    assert not pickle.loads(pickle.dumps(old)).fits(Seen())
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        net = Seen()
+    first = TorchBackend.reuse(None, net)
+    assert TorchBackend.reuse(first, net) is first

@@ -15,6 +15,7 @@ from yolo.cfg.load import (
     REFUSED,
     REMOVED,
     parse_value,
+    read_options,
     read_yaml,
     resolve,
     write_yaml,
@@ -347,3 +348,17 @@ def test_write_refuses_objects_and_keeps_the_old_file(tmp_path):
     with pytest.raises(ConfigError, match="expected plain data"):
         write_yaml(tmp_path / "a.yaml", {"new": object()})
     assert read_yaml(tmp_path / "a.yaml") == {"old": 1}
+
+
+def test_options_of_a_file(tmp_path):
+    file = tmp_path / "args.yaml"
+    write_yaml(file, {"epochs": 3, "plugins": [], "save_dir": "/somewhere"})
+    assert read_options(file, {}) == {"epochs": 3}
+
+
+def test_a_file_of_options_brings_no_code(tmp_path):
+    file = tmp_path / "args.yaml"
+    write_yaml(file, {"epochs": 3, "plugins": ["a.py", "b.py"]})
+    with pytest.raises(ConfigError, match=r"args\.yaml: names plugins.*give plugins=a\.py,b\.py"):
+        read_options(file, {})
+    assert read_options(file, {"plugins": ("a.py",)}) == {"epochs": 3}

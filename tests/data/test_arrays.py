@@ -81,6 +81,7 @@ def test_pil_modes_and_exif():
     assert from_pil(Image.fromarray(rgb), 1).shape == (6, 8, 1)
     deep = pixels(6, 8, dtype=np.uint16)
     assert np.array_equal(from_pil(Image.fromarray(deep), 1)[..., 0], deep)
+    assert np.array_equal(from_pil(Image.fromarray(deep.astype(np.int32)), 1)[..., 0], deep)
     turned = Image.fromarray(rgb)
     turned.getexif()[274] = 6
     assert np.array_equal(from_pil(turned, 3), np.rot90(rgb[..., ::-1], -1))

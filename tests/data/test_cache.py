@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from painted import Index, write
 
+from painted import Index, write
 from yolo.data import cache
 from yolo.data.cache import ImageStore, fitted_shapes, free_memory
 from yolo.data.letterbox import fit_shape, resize

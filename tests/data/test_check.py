@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from yolo.data.check import check_dataset
-from yolo.data.datasets import DatasetSpec
 from yolo.data.labels import BoxLabels
 from yolo.errors import MissingFileError
 
@@ -42,9 +41,6 @@ def test_problems_of_all_splits_are_listed(data: dict[str, Any]) -> None:
     assert len(lines) == 2
     assert "labels/train/a.txt:2: expected a class id from 0 to 0" in lines[0]
     assert "images/val/b.jpg: not a readable image" in lines[1]
-    assert len(check_dataset(data, splits=["val"]).problems) == 1
-    single = check_dataset(data, single_cls=True).problems
-    assert [problem.kind for problem in single] == ["duplicate", "image"]
 
 
 def test_unusable_split_does_not_hide_the_others(data: dict[str, Any]) -> None:
@@ -56,17 +52,8 @@ def test_unusable_split_does_not_hide_the_others(data: dict[str, Any]) -> None:
     assert "a.txt:1: expected finite numbers" in lines[1]
 
 
-def test_format_may_be_a_class_or_chosen_by_the_description(data: dict[str, Any]) -> None:
-    asked: list[DatasetSpec] = []
-
-    def choose(spec: DatasetSpec) -> BoxLabels:
-        asked.append(spec)
-        return BoxLabels()
-
-    assert check_dataset(data, BoxLabels, choose=choose).problems == []
-    assert asked == []
-    assert check_dataset(data, choose=choose).problems == []
-    assert len(asked) == 1
+def test_format_may_be_a_class(data: dict[str, Any]) -> None:
+    assert check_dataset(data, BoxLabels).problems == []
 
 
 def test_missing_description_is_an_error(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ def test_missing_image_costs_itself(tmp_path: Path, content: dict[str, Any]) -> 
     assert str(report.problems[0]).endswith("c.png: no such image")
 
 
+@pytest.mark.parametrize("change", [{"id": 2**70}, {"file_name": "a\0.png"}])
+def test_unusable_image_entries_name_the_file(
+    tmp_path: Path, content: dict[str, Any], change: dict[str, Any]
+) -> None:
+    content["images"].append({**content["images"][0], "id": 99, "file_name": "z.png", **change})
+    spec = read_dataset(save(tmp_path, content))
+    with pytest.raises(DataError, match=r"\.json: expected images with id and file_name"):
+        build_index(spec, "train", BOXES)
+
+
 def test_repeated_image_is_kept_once(tmp_path: Path, content: dict[str, Any]) -> None:
     content["images"].append(content["images"][0])
     index, report = build_index(read_dataset(save(tmp_path, content)), "train", BOXES)

@@ -56,6 +56,10 @@ def test_path_is_relative_to_the_yaml_first_then_to_the_current_folder(
     assert read_dataset(near).root == folder / "sub/set"
     far = dump(folder / "sub/b.yaml", {**GOOD, "path": "only_here"})
     assert read_dataset(far).root == folder / "only_here"
+    monkeypatch.setenv("HOME", str(folder))
+    home = {**GOOD, "path": "~/set", "val": "~/only_here"}
+    assert read_dataset(home).root == folder / "set"
+    assert read_dataset(home).splits["val"] == (folder / "only_here",)
     gone = dump(folder / "sub/c.yaml", {**GOOD, "path": "nowhere", "download": "http://x/y.zip"})
     with pytest.raises(DataError, match=r"c\.yaml: path: .*sub/nowhere.*not run here"):
         read_dataset(gone)

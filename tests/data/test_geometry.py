@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from painted import bounds, fill, quadrilateral
 
+from painted import bounds, fill, quadrilateral
 from yolo.data.geometry import (
     box_areas,
     clip_boxes,

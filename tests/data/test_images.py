@@ -21,7 +21,6 @@ from yolo.data.images import (
     MAX_PIXELS,
     image_shape,
     read_image,
-    resize_to_fit,
     to_bgr8,
 )
 from yolo.errors import DataError, MissingFileError
@@ -252,20 +251,6 @@ def test_to_bgr8_refuses_other_types() -> None:
     with pytest.raises(DataError, match=r"found \(4, 4, 2\)"):
         to_bgr8(np.zeros((4, 4, 2), np.uint8))
     assert to_bgr8(np.full((1, 1), 65535, np.uint16)).tolist() == [[[255, 255, 255]]]
-
-
-@pytest.mark.parametrize("shape", [(480, 640, 3), (20, 33, 1), (7, 5, 4), (31, 31, 3)])
-@pytest.mark.parametrize("size", [(320, 320), (64, 96), (96, 64)])
-def test_resize_to_fit_touches_one_side(shape: tuple[int, int, int], size: tuple[int, int]) -> None:
-    image = resize_to_fit(np.zeros(shape, np.uint8), size)
-    h, w = image.shape[:2]
-    gain = min(size[0] / shape[0], size[1] / shape[1])
-    assert image.shape[2] == shape[2]
-    assert h <= size[0]
-    assert w <= size[1]
-    assert h == size[0] or w == size[1]
-    assert 0 <= h - shape[0] * gain + 1e-6 < 1 + 1e-6
-    assert 0 <= w - shape[1] * gain + 1e-6 < 1 + 1e-6
 
 
 def test_absent_libgl_names_the_headless_package() -> None:

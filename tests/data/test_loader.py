@@ -6,18 +6,19 @@ from __future__ import annotations
 import pickle
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from painted import Index, painted, write
 
+from painted import Index, painted, write
 from yolo.data.cache import ImageStore
 from yolo.data.loader import Batch, TrainLoader, ValLoader, batch_edges, normalize
 from yolo.data.recipe import Augment
 from yolo.data.sample import Instances, Sample
-from yolo.errors import DataError
+from yolo.errors import CorruptImageError, DataError
 
 SIZE = (64, 64)
 SHAPES = [(30, 40), (80, 50), (64, 64), (20, 100), (48, 64), (40, 30), (64, 50)]
@@ -103,6 +104,21 @@ def test_a_rank_without_images_gets_an_empty_batch(index, store):
     assert normalize(batch.images).shape == (0, 3, 64, 64)
 
 
+def test_a_batch_has_the_type_of_the_images(tmp_path):
+    """The first file can't be read, and doesn't decide."""
+    deep = np.full((64, 64, 1), 40_000, np.uint16)
+    paths = write(tmp_path, [deep] * 3)
+    Path(paths[0]).write_bytes(b"junk")
+    labels = [Instances.empty()] * 3
+    few = Index(labels, np.full((3, 2), 64), paths)
+    store = ImageStore(few, SIZE, channels=1, mode="ram")
+    assert store.dtype == np.uint16
+    empty = train(few, store, rank=0, world=4)
+    assert [b.images.dtype for b in empty.epoch(0)] == [torch.uint16]
+    np.testing.assert_array_equal(store.load(1), deep)
+    assert store._slots.get(1) is not None
+
+
 def test_seed_and_epoch_matter(index, store):
     first = next(train(index, store, seed=1).epoch(0))
     assert same(first, next(train(index, store, seed=1).epoch(0)))
@@ -148,6 +164,37 @@ def test_a_broken_image_is_one_line(index, workers, tmp_path):
     loader.close()
 
 
+@pytest.mark.parametrize("mode", [False, "ram"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_costs_itself_alone(index, mode, workers, tmp_path, caplog):
+    """Its header is sound, so that the scan can't notice."""
+    data = bytearray(cv2.imencode(".png", np.full((30, 40, 3), 7, np.uint8))[1].tobytes())
+    start = data.index(b"IDAT") + 4
+    data[start : start + 8] = b"\xff" * 8
+    (tmp_path / "corrupt.png").write_bytes(data)
+    paths = [str(tmp_path / "corrupt.png"), *index.paths[1:]]
+    some = Index(index.labels, index.shapes, paths)
+    assert index.shapes[0].tolist() == [30, 40]
+    store = ImageStore(some, SIZE, mode=mode)
+    loader = train(some, store, Augment.off(), batch=11, workers=workers)
+    for _ in range(2):
+        (batch,) = loader.epoch(0)
+        row = batch.indices.index(0)
+        assert not batch.targets.mask[row].any()
+        assert (batch.images[row] == 114).all()
+        assert batch.targets.mask.any(1).sum() == 10
+    loader.close()
+    check = ValLoader(some, store, batch=4, size=SIZE, rect=False, workers=workers)
+    assert sorted(i for b in check for i in b.indices) == list(range(1, 11))
+    check.close()
+    lone = Index(index.labels[:1], index.shapes[:1], paths[:1])
+    assert list(ValLoader(lone, ImageStore(lone, SIZE), batch=4, size=SIZE)) == []
+    if not workers:
+        assert sum("corrupt.png" in m for m in caplog.messages) == 2  # once a store
+    with pytest.raises(CorruptImageError, match=r"corrupt\.png: the image is corrupt"):
+        ImageStore(some, SIZE, strict=True).load(0)
+
+
 def spoil(sample: Sample) -> Sample:
     sample.instances.boxes = sample.instances.boxes * np.nan
     return sample
@@ -185,12 +232,12 @@ def test_keypoints_without_flip_idx_are_never_mirrored(index, store, caplog):
     assert same(next(loader.epoch(0)), next(plain.epoch(0)))
 
 
-def test_close_epoch(index, store):
+def test_an_epoch_without_mixing(index, store):
     gains = replace(Augment.off(), mosaic=1.0)
-    closing = train(index, store, gains, close_epoch=1, seed=3)
+    closing = train(index, store, gains, seed=3)
     plain = train(index, store, Augment.off(), seed=3)
-    assert not same(next(closing.epoch(0)), next(plain.epoch(0)))
-    assert same(next(closing.epoch(1)), next(plain.epoch(1)))
+    assert not same(next(closing.epoch(1)), next(plain.epoch(1)))
+    assert same(next(closing.epoch(1, mixing=False)), next(plain.epoch(1)))
 
 
 def test_no_images():
@@ -245,5 +292,5 @@ def test_ignored_regions_reach_the_targets(index, store):
 def test_a_maker_survives_spawn(index, store):
     loader = train(index, ImageStore(index, SIZE, mode="ram"))
     copy = pickle.loads(pickle.dumps(loader._line.maker))
-    job = loader._job(2, 1)
+    job = loader._job(2, 1, True)
     assert same(copy.make(job), loader._line.maker.make(job))

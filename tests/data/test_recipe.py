@@ -22,8 +22,8 @@ def shape_of(i):
     return (48 + i % 17, 64) if i % 2 else (64, 40 + i % 23)
 
 
-def book(augment=STRONG, count=50, size=(64, 64), seed=3, closed=None):
-    return RecipeBook(EpochOrder(count, seed), augment, size, shape_of, closed)
+def book(augment=STRONG, count=50, size=(64, 64), seed=3):
+    return RecipeBook(EpochOrder(count, seed), augment, size, shape_of)
 
 
 def test_a_recipe_depends_on_its_key_alone():
@@ -101,10 +101,10 @@ def test_probabilities():
 
 
 def test_closing():
-    recipes = book(replace(STRONG, mosaic=1.0), closed=3)
-    assert any(len(recipes.draw(2, p).scene.tiles) > 1 for p in range(20))
+    recipes = book(replace(STRONG, mosaic=1.0))
+    assert any(len(recipes.draw(3, p).scene.tiles) > 1 for p in range(20))
     for place in range(20):
-        recipe = recipes.draw(3, place)
+        recipe = recipes.draw(3, place, mixing=False)
         assert len(recipe.scene.tiles) <= 1
         assert (recipe.blend, recipe.cut, recipe.paste) == (None, None, None)
         assert recipe.hsv is not None

@@ -290,3 +290,21 @@ def test_closing_early_releases_the_video(video, monkeypatch):
     next(frames)
     frames.close()
     assert released == [1]
+
+
+def test_a_file_that_vanishes_costs_only_itself(folder, caplog):
+    frames = iter(Source(folder))
+    assert next(frames).path.endswith("a.png")
+    (folder / "b.png").unlink()
+    assert [Path(frame.path).name for frame in frames] == ["c.png"]
+    assert "b.png" in caplog.text
+
+
+def test_patterns_pass_over_folders_that_are_named_like_images(folder):
+    (folder / "deep" / "folder.png").mkdir()
+    assert levels(read(str(folder / "**"))) == [10, 60, 110, 200]
+
+
+def test_pil_images_are_timed(folder):
+    with Image.open(folder / "a.png") as picture:
+        assert read(picture)[0].seconds > 0

@@ -8,8 +8,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from painted import BACKGROUND, MemoryStore, bounds, painted, seen
 
+from painted import BACKGROUND, MemoryStore, bounds, painted, seen
 from yolo.data.letterbox import letterbox
 from yolo.data.pixels import polygon_mask
 from yolo.data.recipe import Augment, EpochOrder, RecipeBook
@@ -259,6 +259,9 @@ def test_custom_transforms_are_seeded_and_checked():
         (lambda s: replace(s, instances=spoiled(boxes=[[0, 0, np.nan, 1]])), "finite boxes"),
         (lambda s: replace(s, instances=spoiled(boxes=[[5, 0, 2, 1]])), "x0 <= x1"),
         (lambda s: replace(s, instances=spoiled(ignore=[])), "expected ignore of shape"),
+        (lambda s: replace(s, instances=spoiled(ignore=np.zeros(1))), "type bool, found float"),
+        (lambda s: replace(s, instances=spoiled(classes=np.array([-1]))), r"classes .* \[-1\]"),
+        (lambda s: replace(s, instances=spoiled(classes=np.array([0.5]))), "whole numbers"),
         (lambda s: replace(s, instances=spoiled(polygons=[])), "expected 1 polygons, found 0"),
         (lambda s: replace(s, instances=spoiled(keypoints=np.zeros((2, 1, 3)))), "keypoints"),
     ],

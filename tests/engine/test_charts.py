@@ -8,8 +8,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from coco_sets import NAMES, BoxMetrics, records, scored
 
+from coco_sets import NAMES, BoxMetrics, records, scored
 from yolo.engine import charts
 from yolo.engine.coco_eval import Objects
 

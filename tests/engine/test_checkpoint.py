@@ -136,3 +136,8 @@ def test_plain_refuses_what_cannot_be_saved(tmp_path):
     assert plain({"p": tmp_path, "t": (1, 2)}) == {"p": str(tmp_path), "t": [1, 2]}
     with pytest.raises(CheckpointError, match="no plain form"):
         plain(object())
+
+
+def test_the_folder_is_made(tmp_path):
+    save_checkpoint(tmp_path / "new" / "a.pt", example())
+    assert load_checkpoint(tmp_path / "new" / "a.pt").epoch == 3

@@ -7,10 +7,10 @@ import logging
 
 import numpy as np
 import pytest
-from coco_sets import random_set, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coco_sets import random_set, reference
 from yolo.data.sample import Instances
 from yolo.engine.coco_eval import Objects, coco_scores, overlaps
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from coco_sets import random_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coco_sets import random_set
 from yolo.engine.coco_eval import IOU_THRESHOLDS, Objects, overlaps
 from yolo.engine.confusion import ConfusionMatrix, match, pair_by_overlap
 
@@ -99,3 +99,9 @@ def test_tables_and_shares():
     assert matrix.summary(normalize=True)[0]["cat"] == 0.75
     assert matrix.to_csv().splitlines()[0] == "Predicted,cat,dog,background"
     assert list(matrix.to_df()["dog"]) == [1, 0, 0]
+
+
+def test_a_class_named_background_keeps_its_own_column():
+    matrix = ConfusionMatrix({0: "background", 1: "b"})
+    matrix.matrix[:] = np.arange(9).reshape(3, 3)
+    assert matrix.summary()[0] == {"Predicted": "background", "background": 0, "b": 1, "nothing": 2}

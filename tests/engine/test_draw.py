@@ -194,3 +194,13 @@ def test_batch_limits():
     assert half.boxes.tolist() == [[5, 5, 20, 20]]
     assert half.keypoints[0, 0].tolist() == [0.5, 0.5, 1]
     assert half.mask(0).shape == (30, 30)
+
+
+def test_a_crowd_stays_visible():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, [600, 440], (2000, 2))
+    crowd = Marks(np.concatenate([corner, corner + 12], 1), np.zeros(2000, int), rng.random(2000))
+    bare = draw_marks(canvas(480, 640), crowd, NAMES, show_labels=False)
+    full = draw_marks(canvas(480, 640), crowd, NAMES)
+    hidden = (bare != full).any(axis=2).mean()
+    assert 0.05 < hidden < 0.4

@@ -9,8 +9,8 @@ import random
 
 import numpy as np
 import pytest
-from coco_sets import NAMES, BoxMetrics, random_set, records, reference, scored
 
+from coco_sets import NAMES, BoxMetrics, random_set, records, reference, scored
 from yolo.data.sample import Instances
 from yolo.engine.coco_eval import Objects
 from yolo.engine.metrics import PartMetrics, TaskMetrics
@@ -165,3 +165,11 @@ def test_two_parts():
     assert metrics.parts[1].map == 0
     assert metrics.fitness == pytest.approx(1)
     assert {"Box-P", "Pose-P"} <= set(metrics.summary()[0])
+
+
+def test_confidence_is_where_precision_and_recall_are_read(images):
+    part = scored(BoxMetrics(NAMES), images).parts[0]
+    column = int(np.searchsorted(part.px, part.confidence))
+    np.testing.assert_array_equal(part.p, part.p_curve[:, column])
+    np.testing.assert_array_equal(part.r, part.r_curve[:, column])
+    assert 0 < part.confidence < 1

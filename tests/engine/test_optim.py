@@ -115,9 +115,19 @@ def test_unknown_optimizer_names_the_nearest():
 
 
 def test_auto_takes_adamw_for_short_runs_and_sgd_for_long_ones():
-    assert choose_optimizer(10_000, 3).name == "AdamW"
-    assert choose_optimizer(10_001, 3).name == "SGD"
-    assert choose_optimizer(100, 80).lr < choose_optimizer(100, 1).lr
+    assert choose_optimizer(10_000, 3, fresh=True).name == "AdamW"
+    assert choose_optimizer(10_001, 3, fresh=True).name == "SGD"
+    assert choose_optimizer(100, 3, fresh=False).lr < choose_optimizer(100, 3, fresh=True).lr
+
+
+@pytest.mark.golden
+def test_auto_follows_the_classic_table_for_trained_weights(golden):
+    for row in json.loads(str(golden("train.npz")["auto_rule@v8.2"])):
+        found = choose_optimizer(row["iterations"], row["nc"], fresh=False)
+        assert found.name == row["optimizer"]
+        assert found.lr == pytest.approx(row["lr"])
+        assert found.momentum == row["momentum"]
+        assert found.warmup_bias_lr == row["warmup_bias_lr"]
 
 
 def test_warmup_never_takes_the_last_epoch():

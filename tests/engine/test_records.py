@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import ast
-import csv
-import io
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from yolo.engine.records import csv_text, safe_name, show_image, write_image
+from yolo.engine.records import safe_name, show_image, write_image
 from yolo.errors import DataError
 
 
@@ -30,13 +27,6 @@ from yolo.errors import DataError
 )
 def test_safe_names(name, expected):
     assert safe_name(name) == expected
-
-
-def test_csv_round_trip():
-    rows = [{"name": "a, b", "box": {"x1": 1.5}}, {"name": 'c"d', "box": {"x1": 2.0}}]
-    read = list(csv.DictReader(io.StringIO(csv_text(rows))))
-    assert [row["name"] for row in read] == ["a, b", 'c"d']
-    assert ast.literal_eval(read[0]["box"]) == {"x1": 1.5}
 
 
 def test_write_image_makes_its_folder(tmp_path):

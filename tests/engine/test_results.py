@@ -284,3 +284,16 @@ def test_what_third_parties_read(image):
     pose = make(image, boxes=torch.as_tensor(ROWS), keypoints=torch.ones((3, 4, 2)))
     assert pose.keypoints.xy.numel() == 24
     assert pose.keypoints.conf.cpu().numpy().tolist() == [[1.0] * 4] * 3
+
+
+def test_scores_of_other_objects_are_dropped(image):
+    result = make(image, boxes=ROWS, scores=np.eye(3, dtype=np.float32))
+    result.update(boxes=ROWS[:, :6] + 0)
+    assert result.scores is not None
+    result.update(boxes=ROWS[:2])
+    assert result.scores is None
+
+
+def test_crops_take_the_stem_of_any_file_name(image, tmp_path):
+    make(image, boxes=ROWS[:1]).save_crop(tmp_path, "a.b.png")
+    assert (tmp_path / "dog" / "a.b.jpg").is_file()

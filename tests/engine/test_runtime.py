@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device, precision, seeds and folders."""
+"""Device, precision and seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo.engine.runtime import autocast_dtype, reproducible, run_folder, select_device
+from yolo.engine.runtime import autocast_dtype, reproducible, select_device
 from yolo.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -52,11 +52,3 @@ def test_seeding_leaves_the_users_generators_alone():
     assert not torch.are_deterministic_algorithms_enabled()
     with reproducible(0, deterministic=False):
         assert draw() == first
-
-
-def test_run_folders_count_up_and_stay_under_the_project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = [run_folder(None, None, "any", "train").relative_to(tmp_path) for _ in range(3)]
-    assert [str(n) for n in names] == [f"runs/any/train{s}" for s in ("", "-2", "-3")]
-    assert run_folder("p", "n", "any", "val") == tmp_path / "p" / "n"
-    assert run_folder("p", "n", "any", "val", exist_ok=True) == tmp_path / "p" / "n"

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import ast
+import csv
+import io
 import json
 import sys
 
@@ -41,3 +44,10 @@ def test_without_frames(monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(MissingPackageError, match="pip install pandas"):
         Pets(ROWS).to_df()
+
+
+def test_nested_values_come_back_from_csv():
+    rows = [{"name": "a, b", "box": {"x1": 1.5}}, {"name": 'c"d', "box": {"x1": 2.0}}]
+    read = list(csv.DictReader(io.StringIO(Pets(rows).to_csv())))
+    assert [row["name"] for row in read] == ["a, b", 'c"d']
+    assert ast.literal_eval(read[0]["box"]) == {"x1": 1.5}

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rectangles import NAMES, Finder, draw_dataset, loader_of, validator
 from torch import nn
 
+from rectangles import NAMES, Finder, draw_dataset, loader_of, validator
 from yolo.engine.events import Callbacks
 from yolo.engine.validator import evaluating
 from yolo.errors import DataError
@@ -130,3 +130,15 @@ def test_table_is_logged(data, tmp_path, caplog):
 def test_unknown_class(data, tmp_path):
     with pytest.raises(DataError, match=r"class id 2.*knows 2 classes"):
         validator(tmp_path).run(Finder({0: "red", 1: "green"}), loader_of(data))
+
+
+def test_label_files_never_clash_nor_outlive_their_run(tmp_path):
+    judge = validator(tmp_path)
+    judge.text_rows = lambda record: [record.path] if record.index < 3 else []
+    paths = ["x/a.png", "y/a.png", "z/a-2.png", "x/b.png"]
+    judge.metrics.records = [SimpleNamespace(index=i, path=p) for i, p in enumerate(paths)]
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "b.txt").write_text("of an earlier run")
+    judge._write_texts()
+    found = {file.name: file.read_text().strip() for file in (tmp_path / "labels").iterdir()}
+    assert found == {"a.txt": paths[0], "a-2.txt": paths[1], "a-2-2.txt": paths[2]}

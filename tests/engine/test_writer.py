@@ -35,6 +35,18 @@ def test_stems_never_clash(tmp_path):
     assert found == ["a-2-2.jpg", "a-2.jpg", "a-3.jpg", "a.jpg"]
 
 
+def test_videos_one_after_the_other_get_a_file_each(tmp_path):
+    writer = make(tmp_path, save=True)
+    for path in ("x/clip.mp4", "y/clip.mp4"):  # of two calls: both are the first item
+        for number in (1, 2):
+            write(writer, path, 1, number=number)
+    writer.close()
+    for name in ("clip.avi", "clip-2.avi"):
+        capture = cv2.VideoCapture(str(tmp_path / "run" / name))
+        assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 2
+        capture.release()
+
+
 def test_stream_addresses_become_file_names(tmp_path):
     writer = make(tmp_path, save_txt=True)
     write(writer, "rtsp://host/cam", 1, number=7, live=True)

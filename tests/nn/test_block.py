@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from tests.golden_weights import fill
+from golden_weights import fill
 from yolo.nn import block, conv
 
 KEYWORDS = {"g": "groups", "d": "dilation", "e": "expansion"}

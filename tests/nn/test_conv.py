@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.golden_weights import fill
+from golden_weights import fill
 from yolo.nn.conv import Concat, Conv, DWConv, GhostConv
 
 

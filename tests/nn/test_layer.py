@@ -14,11 +14,7 @@ from yolo.nn import layer as layers
 from yolo.nn.conv import Conv
 from yolo.nn.layer import LAYERS, BuildContext, Plan, layer
 
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    """Let a test register layers without leaving them behind."""
-    monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
+pytestmark = pytest.mark.usefixtures("own_layers")
 
 
 class Toy(nn.Module):

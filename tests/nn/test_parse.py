@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from yolo.errors import ModelError
-from yolo.nn.layer import LAYERS, channelwise, layer
+from yolo.nn.layer import channelwise, layer
 from yolo.nn.parse import parse_model
 
 
@@ -55,8 +55,7 @@ def test_repeats_chain_copies():
     assert len(parsed.layers[1]) == 3
 
 
-def test_words_stand_for_values(monkeypatch):
-    monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
+def test_words_stand_for_values(own_layers):
     seen = {}
 
     @layer(plan=channelwise)
@@ -99,9 +98,7 @@ def test_bad_rows_name_file_number_and_text(row, message):
     assert str(caught.value).startswith(f"my.yaml: row 1 {row!r}: ")
 
 
-def test_a_layer_that_raises_is_named(monkeypatch):
-    monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
-
+def test_a_layer_that_raises_is_named(own_layers):
     @layer(plan=channelwise)
     class Broken(nn.Module):
         def __init__(self, channels):
@@ -117,6 +114,7 @@ def test_a_layer_that_raises_is_named(monkeypatch):
         ({}, "no rows"),
         ({"backbone": 5}, "expected lists of rows"),
         ({"backbone": [CONV], "scales": {"n": [1, 1]}}, "max_channels"),
+        ({"backbone": [CONV], "depth_multiple": "deep"}, "expected depth_multiple and"),
         ({"backbone": [CONV], "scales": {"s": [1, 1, 64]}}, "scale 'n' isn't among s"),
     ],
 )

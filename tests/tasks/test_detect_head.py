@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.golden_weights import fill
+from golden_weights import fill
 from yolo.errors import ModelError
 from yolo.nn.layer import BuildContext
 from yolo.tasks.detect.head import Detect, join_levels
@@ -131,9 +131,9 @@ def maps_like_fakes():
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
-        (["many"], {}, "nc as a whole number"),
-        ([0], {}, "nc as"),
-        ([3], {"reg_max": 0}, "reg_max as"),
+        (["many"], {}, "nc as the network has it, 80, got 'many'"),
+        ([3], {}, "got 3; write nc"),  # else names and outputs would differ in number
+        ([80], {"reg_max": 0}, "reg_max as"),
     ],
 )
 def test_bad_rows(args, options, message):
@@ -143,5 +143,5 @@ def test_bad_rows(args, options, message):
 
 
 def test_reg_max_comes_from_the_network():
-    plan = Detect.plan([3], BuildContext(Detect, (16, 32), options={"reg_max": 8}))
-    assert dict(plan.kwargs) == {"nc": 3, "reg_max": 8, "ch": (16, 32)}
+    plan = Detect.plan([80], BuildContext(Detect, (16, 32), options={"reg_max": 8}))
+    assert dict(plan.kwargs) == {"nc": 80, "reg_max": 8, "ch": (16, 32)}

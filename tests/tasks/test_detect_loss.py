@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.golden_weights import fill
+from golden_weights import fill
 from yolo.nn.anchors import anchor_points
 from yolo.nn.assign import TaskAlignedAssigner
 from yolo.nn.boxes import xywh_to_xyxy

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from coco_sets import NAMES, random_set, records, scored
 from numpy.random import default_rng
 
+from coco_sets import NAMES, random_set, records, scored
 from yolo.tasks.detect.metrics import DetMetrics
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rectangles import SHAPES, Finder, draw_dataset, loader_of, validator
 
+from rectangles import SHAPES, Finder, draw_dataset, loader_of, validator
 from yolo.tasks.detect.metrics import DetMetrics
 
 

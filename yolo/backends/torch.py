@@ -63,9 +63,13 @@ class TorchBackend:
         self.task = task
         self.channels_last = channels_last is not False
         self._fuse = fuse
-        self._source = id(model)
+        self._source = model  # itself: a later model may get the address of one that is gone
         self._fingerprint = fingerprint(model)
         self.model = self._copy(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # After a journey the copy is on its own: no need to carry the original along.
+        return {**vars(self), "_source": None}
 
     def _copy(self, model: nn.Module) -> nn.Module:
         twin: Any = copy.deepcopy(model).eval().requires_grad_(False)
@@ -106,7 +110,7 @@ class TorchBackend:
         """Whether the copy still has the weights and names of `model`."""
         named: Any = model
         return (
-            self._source == id(model)
+            self._source is model
             and self.names == dict(named.names)
             and self._fingerprint == fingerprint(model)
         )
@@ -143,9 +147,12 @@ class TorchBackend:
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
-    """Return what changes whenever a parameter or buffer is written to or replaced."""
+    """Return what changes whenever a parameter or buffer is written to or replaced.
+
+    Tensors made in torch's inference mode count no versions: only a replacement shows.
+    """
     tensors = chain(model.parameters(), model.buffers())
-    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
 
 def _usable(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:

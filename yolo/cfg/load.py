@@ -283,6 +283,29 @@ def read_yaml(path: str | PurePath, *, error: type[YoloError] = ConfigError) -> 
     return found
 
 
+def read_options(path: str | PurePath, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of `cfg=file`, such as the args.yaml of a run.
+
+    Args:
+        path: the file.
+        given: options beside it, which win.
+
+    Raises:
+        MissingFileError, ConfigError: see `read_yaml`; and if the file names plugins that `given`
+            doesn't: code is imported only where the user himself names it.
+    """
+    options = {str(name): value for name, value in read_yaml(path).items()}
+    options.pop("save_dir", None)  # where a run went; no option
+    plugins = options.pop("plugins", None)
+    if plugins and not given.get("plugins"):
+        listed = plugins if isinstance(plugins, str) else ",".join(map(str, plugins))
+        raise ConfigError(
+            f"{path}: names plugins, and a file can't import code. If you trust it, give "
+            f"plugins={listed} yourself"
+        )
+    return options
+
+
 def _read_text(path: Path, error: type[YoloError]) -> str:
     """Read a UTF-8 file of bounded size; a byte-order mark is dropped."""
     if not path.is_file():

@@ -52,13 +52,14 @@ def find_network(name: str | Path) -> Network:
     stem = asked.name.removesuffix(".yaml").removesuffix(".yml")
     looked = list(_places(asked, stem))
     path = next((place for place in looked if place.is_file()), None)
-    if path is None:
+    content = read_yaml(path, error=ModelError) if path else {}
+    if path is None or not (path.stem == stem or _named_scale(content.get("scales") or (), stem)):
+        # a letter that names no scale is a slip of the pen, not a wish for the first one
         known = known_networks()
         raise MissingFileError(
             f"no network description {str(name)!r}. {nearest(f'{stem}.yaml', known)}\n"
             f"Looked for: {', '.join(map(str, looked))}\nKnown: {', '.join(known)}"
         )
-    content = read_yaml(path, error=ModelError)
     return Network(content, choose_scale(content.get("scales"), stem, str(path)), path, stem)
 
 

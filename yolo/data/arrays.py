@@ -80,8 +80,9 @@ def from_pil(picture: Any, channels: int) -> np.ndarray:
     from PIL import ImageOps
 
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        return fit_channels(check_image(np.asarray(picture).astype(np.uint16)), channels)
+    if picture.mode.startswith("I"):  # 16 bits; plain "I" is how older versions of PIL hold them
+        deep = np.asarray(picture).clip(0, 65535).astype(np.uint16)
+        return fit_channels(check_image(deep), channels)
     if channels == 4 and picture.mode in {"RGBA", "CMYK"}:
         pixels = np.asarray(picture)
         return np.ascontiguousarray(pixels[..., [2, 1, 0, 3]] if picture.mode == "RGBA" else pixels)

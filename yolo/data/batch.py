@@ -73,8 +73,8 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     channels_first = images.permute(0, 3, 1, 2)
     if images.dtype == torch.uint16:  # 65535 doesn't fit into 16-bit floats
-        return (channels_first.to(torch.float32) / 65535).to(dtype)
-    return channels_first.to(dtype) / 255
+        return channels_first.to(torch.float32).div_(65535).to(dtype)
+    return channels_first.to(dtype).div_(255)
 
 
 def build_targets(

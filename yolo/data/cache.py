@@ -22,15 +22,16 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from yolo.data.images import read_image
-from yolo.data.letterbox import fit_shape, resize
+from yolo.data.letterbox import fill_value, fit_shape, resize
 from yolo.data.sample import Instances
-from yolo.errors import ConfigError, DataError
+from yolo.errors import ConfigError, CorruptImageError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class ImageStore:
 
     Pickles (for a spawned worker or another rank of the node) as a second door to the same cache.
 
+    A file whose pixels turn out to be corrupt, which its header can't tell, costs that image alone:
+    it is named in a warning, and stands as a grey image without objects.
+
     Args:
         index: which images there are.
         size: (h, w) that images are fitted into, touching it: see `letterbox.fit_shape`.
@@ -72,6 +76,10 @@ class ImageStore:
             is no room for is not made, and a warning says so.
         cache_dir: folder of the "disk" cache (made when needed).
         lru_bytes: memory for the latest images of one process where nothing else keeps them.
+        strict: a corrupt image is an error.
+
+    Attributes:
+        corrupt: images that this process found corrupt when it loaded them.
 
     Raises:
         ConfigError: for an unknown mode, or "disk" without a folder.
@@ -86,6 +94,7 @@ class ImageStore:
         mode: Mode = False,
         cache_dir: str | Path | None = None,
         lru_bytes: int = LRU_BYTES,
+        strict: bool = False,
     ) -> None:
         if mode not in (False, "ram", "disk"):
             raise ConfigError(f"cache={mode!r}: expected False, 'ram' or 'disk'")
@@ -95,6 +104,8 @@ class ImageStore:
         self.size = (int(size[0]), int(size[1]))
         self.channels = channels
         self.lru_bytes = lru_bytes
+        self.strict = strict
+        self.corrupt: set[int] = set()
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._recent_bytes = 0
         self._slots: _Slots | None = None
@@ -106,6 +117,14 @@ class ImageStore:
         """Whether a shared cache stands behind this store."""
         return self._slots is not None
 
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the images: uint8 for three channels, else that of the first sound one."""
+        for i in range(len(self.index) if self.channels != 3 else 0):
+            with contextlib.suppress(DataError, OSError):
+                return read_image(self.index.path(i), self.channels).dtype
+        return np.dtype(np.uint8)
+
     def load(self, i: int) -> np.ndarray:
         """Return image i, (h', w', C) uint8 or uint16, read-only; `loaded_shape` gives h' and w'.
 
@@ -116,7 +135,8 @@ class ImageStore:
             image = self._slots.get(i)
             if image is None:
                 image = self._read(i)
-                if self._slots.put(i, image):
+                # What is corrupt stays out of the cache, so that every process finds out.
+                if i not in self.corrupt and self._slots.put(i, image):
                     image = self._slots.get(i)
             assert image is not None
             return image
@@ -139,12 +159,11 @@ class ImageStore:
 
     def loaded_shape(self, i: int) -> tuple[int, int]:
         """Return (h, w) of what `load` returns, without loading."""
-        height, width = self.index.shapes[i].tolist()
-        return fit_shape((height, width), self.size)
+        return fit_shape(self.original_shape(i), self.size)
 
     def instances(self, i: int) -> Instances:
-        """Return the objects of image i, in pixels of the file."""
-        return self.index.instances(i)
+        """Return the objects of image i, in pixels of the file; none if it was found corrupt."""
+        return Instances.empty() if i in self.corrupt else self.index.instances(i)
 
     def path(self, i: int) -> str:
         """Return the file name of image i."""
@@ -163,7 +182,16 @@ class ImageStore:
 
     def _read(self, i: int) -> np.ndarray:
         path = self.index.path(i)
-        image = read_image(path, self.channels)
+        try:
+            image = read_image(path, self.channels)
+        except CorruptImageError as error:
+            if self.strict:
+                raise
+            if i not in self.corrupt:
+                logger.warning("%s; it counts as an image without objects", error)
+            self.corrupt.add(i)
+            size = (*self.loaded_shape(i), self.channels)
+            return np.full(size, fill_value(self.dtype), self.dtype)
         expected = self.original_shape(i)
         if image.shape[:2] != expected:
             raise DataError(
@@ -176,16 +204,12 @@ class ImageStore:
 
     def _make_slots(self, mode: Mode, cache_dir: str | Path | None) -> _Slots | None:
         shapes = fitted_shapes(np.asarray(self.index.shapes), self.size)
-        try:
-            dtype = np.dtype(read_image(self.index.path(0), self.channels).dtype)
-        except (DataError, OSError):
-            dtype = np.dtype(np.uint8)
-        layout = _Layout(shapes, self.channels, dtype)
+        layout = _Layout(shapes, self.channels, self.dtype)
         try:
             if mode == "ram":
                 return _Slots.in_memory(layout)
             assert cache_dir is not None
-            return _Slots.on_disk(layout, Path(cache_dir) / f"images-{self._key(dtype)}.cache")
+            return _Slots.on_disk(layout, Path(cache_dir) / f"images-{self._key()}.cache")
         except OSError as error:
             logger.warning(
                 "cache=%r: %.2f GB of images can't be cached: %s; going on without",
@@ -195,9 +219,9 @@ class ImageStore:
             )
             return None
 
-    def _key(self, dtype: np.dtype[Any]) -> str:
+    def _key(self) -> str:
         """Name the cache by what it depends on: the files, and how they are loaded."""
-        digest = hashlib.sha256(repr((1, self.size, self.channels, dtype.str)).encode())
+        digest = hashlib.sha256(repr((1, self.size, self.channels, self.dtype.str)).encode())
         for i in range(len(self.index)):
             path = self.index.path(i)
             try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,22 +38,13 @@ class DatasetReport:
 def check_dataset(
     data: DatasetSpec | Mapping[str, Any] | str | Path,
     label_format: LabelFormat | Callable[[], LabelFormat] | None = None,
-    *,
-    choose: Callable[[DatasetSpec], LabelFormat] | None = None,
-    splits: Sequence[str] | None = None,
-    single_cls: bool = False,
-    workers: int | None = None,
 ) -> DatasetReport:
-    """Scan splits afresh, without a cache, and report every problem.
+    """Scan all splits afresh, without a cache, and report every problem.
 
     Args:
         data: whatever `read_dataset` takes.
-        label_format: what label rows mean (an instance or a class); None asks `choose`.
-        choose: picks a format by the dataset's description; None means boxes, which reads box,
-            polygon and (with a kpt_shape) pose rows.
-        splits: which splits; None means all that the dataset names.
-        single_cls: class ids don't matter.
-        workers: threads, as for `build_index`.
+        label_format: what label rows mean (an instance or a class); None means boxes, which reads
+            box, polygon and (with a kpt_shape) pose rows.
 
     Returns:
         The findings of all splits. A split that can't be used at all has its reason as a problem.
@@ -62,14 +53,10 @@ def check_dataset(
         MissingFileError, DataError: if the dataset's description itself can't be used.
     """
     spec = read_dataset(data)
-    if label_format is None:
-        label_format = choose(spec) if choose else BoxLabels()
     reports = []
-    for split in splits or spec.splits:
+    for split in spec.splits:
         try:
-            _, report = build_index(
-                spec, split, label_format, single_cls=single_cls, workers=workers
-            )
+            _, report = build_index(spec, split, label_format or BoxLabels())
         except DataError as error:
             report = ScanReport(split)
             report.add(Problem(spec.where, 0, str(error).removeprefix(f"{spec.where}: ")))

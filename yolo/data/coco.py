@@ -173,6 +173,7 @@ class CocoSource:
                 not isinstance(image, dict)
                 or not _is_int(image.get("id"))
                 or not isinstance(image.get("file_name"), str)
+                or "\0" in image["file_name"]
             ):
                 raise DataError(
                     f"{file}: expected images with id and file_name, found {image!r:.80}"
@@ -310,7 +311,8 @@ def _is_ring(ring: Any) -> bool:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    # an id has to fit into the index's int64
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_number(value: Any) -> bool:

@@ -96,9 +96,7 @@ class DatasetSpec:
         return self.splits[split]
 
     def _explain_absence(self, split: str, path: Path) -> str:
-        beside = (
-            [str(entry.name) for entry in path.parent.iterdir()] if (path.parent.is_dir()) else []
-        )
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         text = f"{self.where}: {split}: there is nothing at {path}. {nearest(path.name, beside)}"
         if self.download:
             text = (
@@ -244,6 +242,7 @@ def _find_root(entries: Mapping[str, Any], file: Path | None, where: str) -> Pat
         return base
     if not isinstance(given, str | Path) or "://" in str(given):
         raise DataError(f"{where}: path: expected a folder, found {given!r:.80}")
+    given = Path(given).expanduser()
     tried = list(dict.fromkeys([base / given, Path.cwd() / given]))
     for folder in tried:
         if folder.is_dir():
@@ -270,7 +269,9 @@ def _read_splits(entries: Mapping[str, Any], root: Path, where: str) -> dict[str
         listed = value if isinstance(value, list | tuple) else [value]
         if not listed or not all(isinstance(item, str | Path) and str(item) for item in listed):
             raise DataError(f"{where}: {split}: expected paths, found {value!r:.80}")
-        splits[split] = tuple(Path(os.path.abspath(root / item)) for item in listed)
+        splits[split] = tuple(
+            Path(os.path.abspath(root / Path(item).expanduser())) for item in listed
+        )
     return splits
 
 

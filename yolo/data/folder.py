@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from yolo.data.images import image_shape
+from yolo.data.images import ARRAY_SUFFIX, IMAGE_SUFFIXES, image_shape
 from yolo.data.labels import LabelFormat, LabelledImage, LabelRules, parse_labels, to_pixels
 from yolo.data.report import Problem, ScanReport
 from yolo.data.sample import Instances
@@ -28,13 +28,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg"}
-    | {".mpo", ".png", ".tif", ".tiff", ".webp"}
-)
-ARRAY_SUFFIX = ".npy"
-"""An image, too, unless a picture of the same name stands beside it (others keep caches so)."""
 
 Stat = tuple[int, int]
 """Size in bytes and modification time in ns."""
@@ -272,7 +265,7 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
             name = entry.name
             stem, suffix = os.path.splitext(name)
             suffix = suffix.lower()
-            if name[0] == "." or not (suffix in IMAGE_SUFFIXES or suffix in (ARRAY_SUFFIX, ".txt")):
+            if name[0] == "." or suffix not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
                 continue
             try:
                 found = entry.stat()
@@ -285,7 +278,7 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
                 arrays[name] = stat
             else:
                 images[name] = stat
-    if arrays:
+    if arrays:  # an image, too, but not beside a picture of its name: others keep caches so
         pictures = {os.path.splitext(name)[0] for name in images}
         images.update(
             (name, stat)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from yolo.errors import DataError, MissingFileError, MissingPackageError
+from yolo.errors import CorruptImageError, DataError, MissingFileError, MissingPackageError
 
 try:
     import cv2 as cv2
@@ -29,6 +29,12 @@ except ImportError as error:
         f"OpenCV can't be imported ({error}). Where libGL is missing: "
         "pip uninstall -y opencv-python && pip install opencv-python-headless"
     ) from error
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif"),
+    *(".tiff", ".webp"),
+)
+ARRAY_SUFFIX = ".npy"
 
 MAX_PIXELS = 178_956_970
 """Most pixels an image may have; the bound at which Pillow, too, refuses to open a file."""
@@ -93,7 +99,8 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> np.
 
     Raises:
         MissingFileError: if there is no such file.
-        DataError: if it is empty, corrupt, truncated, too large, or of another channel count.
+        CorruptImageError: if its pixels can't be decoded.
+        DataError: if it is empty, truncated, too large, or of another channel count.
     """
     if isinstance(source, bytes):
         name, data = "image bytes", source
@@ -158,30 +165,6 @@ def to_bgr8(image: np.ndarray) -> np.ndarray:
     return image[:, :, :3]
 
 
-def resize_to_fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image, up or down, until it just fits into `size`, keeping its aspect.
-
-    The side that touches is exact, the other rounded up (the familiar loading rule).
-
-    Args:
-        image: (H, W, C).
-        size: (h, w) to fit into.
-
-    Returns:
-        (h', w', C) of the same type; the very array where nothing changes.
-    """
-    height, width = image.shape[:2]
-    fit_h, fit_w = size
-    gain = min(fit_h / height, fit_w / width)
-    # 1e-9: 640 * (320 / 640) must not become 321 through rounding
-    new_h = max(min(-int(-(height * gain - 1e-9) // 1), fit_h), 1)
-    new_w = max(min(-int(-(width * gain - 1e-9) // 1), fit_w), 1)
-    if (new_h, new_w) == (height, width):
-        return image
-    resized = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
-    return resized.reshape(new_h, new_w, -1)  # OpenCV drops a single channel
-
-
 def _decode(data: bytes, header: Header, channels: int, name: str) -> np.ndarray:
     """Decode to (H, W) or (H, W, C) in BGR order, without rotation but for TIFF."""
     if header.kind == "NPY":
@@ -205,7 +188,9 @@ def _decode(data: bytes, header: Header, channels: int, name: str) -> np.ndarray
     except DataError:
         raise
     except Exception as error:  # OpenCV's and Pillow's own errors are of many kinds
-        raise DataError(f"{name}: can't be decoded: {error}") from error
+        raise CorruptImageError(
+            f"{name}: the image is corrupt, its pixels can't be decoded ({error}); replace it"
+        ) from error
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:

@@ -179,10 +179,6 @@ class LabelIndex:
         counted = self.arrays["classes"][~self.arrays["ignore"]]
         return np.bincount(counted, minlength=self.num_classes)
 
-    def object_counts(self) -> np.ndarray:
-        """Return (n,) int64 counts of the objects of each image, ignore regions included."""
-        return np.diff(self.offsets)
-
     def _polygons(self, start: int, end: int) -> list[list[np.ndarray]]:
         points, rings, objects = (self.arrays[name] for name in POLYGONS)
         edges = objects[start : end + 1].tolist()

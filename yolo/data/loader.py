@@ -10,6 +10,7 @@ into one array, and the main process only takes it over.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from yolo.data.recipe import Augment, EpochOrder, RecipeBook
 from yolo.data.sample import Sample
 from yolo.data.transforms import apply, require_kind
 from yolo.errors import DataError, YoloError
+from yolo.plugins import load_plugins, loaded_plugins
 
 __all__ = ["Batch", "TrainLoader", "ValLoader", "normalize"]
 
@@ -39,11 +41,15 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One batch to make: an epoch, the images' places or dataset positions, and the canvas."""
+    """One batch to make: an epoch, the images' places or dataset positions, and the canvas.
+
+    `mixing` is False where no image may be made of several.
+    """
 
     epoch: int
     places: Sequence[int]
     size: Size
+    mixing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,14 @@ class Maker(Dataset[Any]):
         self.store = store
         self.extras = extras
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle for a worker that isn't a fork of this process (macOS, Windows, Python 3.14).
+
+        What `_new_maker` does happens before the state is read, which may hold objects of a user's
+        plugin: the worker finds their classes.
+        """
+        return _new_maker, (type(self), loaded_plugins()), self.__dict__
+
     def make(self, job: Job) -> Batch:
         """Make the batch of a job."""
         raise NotImplementedError
@@ -77,10 +91,10 @@ class Maker(Dataset[Any]):
         except YoloError as error:
             return Failure(type(error), str(error))
 
-    def _stack(self, job: Job, first: int) -> np.ndarray:
-        """Return room for a batch's images, of the type of the image at `first`."""
-        image = self.store.load(first)
-        return np.empty((len(job.places), *job.size, image.shape[2]), dtype=image.dtype)
+    def _stack(self, job: Job) -> np.ndarray:
+        """Return room for a batch's images."""
+        shape = (len(job.places), *job.size, self.store.channels)
+        return np.empty(shape, self.store.dtype)
 
     def _batch(
         self,
@@ -99,6 +113,12 @@ class Maker(Dataset[Any]):
         )
 
 
+def _new_maker(kind: type[Maker], plugins: tuple[str, ...]) -> Maker:
+    """Return a maker without state, in a process that has imported the plugins."""
+    load_plugins(plugins)
+    return kind.__new__(kind)
+
+
 class TrainMaker(Maker):
     """Makes augmented batches by a recipe book."""
 
@@ -108,10 +128,8 @@ class TrainMaker(Maker):
 
     def make(self, job: Job) -> Batch:
         """Make the samples at places of an epoch's order."""
-        if not job.places:
-            return _empty_batch(self.store, job.size, self.extras)
-        recipes = [self.book.draw(job.epoch, place, job.size) for place in job.places]
-        images = self._stack(job, recipes[0].index)
+        recipes = [self.book.draw(job.epoch, place, job.size, job.mixing) for place in job.places]
+        images = self._stack(job)
         gains = self.book.augment
         samples = [
             apply(recipe, self.store, flip_idx=gains.flip_idx, custom=gains.custom, rgb=image)
@@ -121,17 +139,19 @@ class TrainMaker(Maker):
 
 
 class ValMaker(Maker):
-    """Makes untouched, letterboxed batches."""
+    """Makes untouched, letterboxed batches; corrupt images are left out."""
 
     def make(self, job: Job) -> Batch:
         """Make the samples at dataset positions."""
-        if not job.places:
-            return _empty_batch(self.store, job.size, self.extras)
-        images = self._stack(job, job.places[0])
+        images = self._stack(job)
         images.fill(fill_value(images.dtype))
-        samples, placements = [], []
-        for canvas, index in zip(images, job.places, strict=True):
+        samples: list[Sample] = []
+        placements: list[Placement] = []
+        for index in job.places:
             image = self.store.load(index)
+            if index in self.store.corrupt:
+                continue
+            canvas = images[len(samples)]
             require_kind(self.store.path, index, image, canvas)
             placement, inner = place((image.shape[0], image.shape[1]), job.size, scaleup=False)
             top, left = placement.pad_top, placement.pad_left
@@ -148,12 +168,7 @@ class ValMaker(Maker):
             )
             samples.append(sample)
             placements.append(whole)
-        return self._batch(images, samples, job.size, placements)
-
-
-def _empty_batch(store: ImageStore, size: Size, extras: Extras | None) -> Batch:
-    images = torch.empty((0, *size, store.channels), dtype=torch.uint8)
-    return Batch(images, build_targets([], size, extras), [], [], [], [])
+        return self._batch(images[: len(samples)], samples, job.size, placements)
 
 
 class _JobList:
@@ -167,6 +182,12 @@ class _JobList:
 
     def __len__(self) -> int:
         return len(self.jobs)
+
+
+def _start_method() -> str:
+    """Return how processes are started here, without settling it for the user's own ones."""
+    settled = multiprocessing.get_start_method(allow_none=True)
+    return settled or multiprocessing.get_all_start_methods()[0]  # the first is the default
 
 
 def _start_worker(_: int) -> None:
@@ -206,6 +227,7 @@ class _Line:
                 self.maker,
                 batch_sampler=self._list,  # type: ignore[arg-type]  # jobs in place of index lists
                 num_workers=self.workers,
+                multiprocessing_context=_start_method(),
                 collate_fn=_as_made,
                 pin_memory=self.pin_memory,
                 worker_init_fn=_start_worker,
@@ -242,7 +264,6 @@ class TrainLoader:
         rank: which share of each batch this process takes.
         world: number of ranks.
         extras: builds what a task's targets need besides boxes.
-        close_epoch: first epoch without mosaic and its kin; None for never.
         rect: keep images of like shape together, in canvases no larger than they need; without
             mosaic. Batches still come in random order.
         stride: largest stride of the model, for the canvases of `rect`.
@@ -265,7 +286,6 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         extras: Extras | None = None,
-        close_epoch: int | None = None,
         rect: bool = False,
         stride: int = 32,
         pin_memory: bool = False,
@@ -288,20 +308,22 @@ class TrainLoader:
             self.shapes = -(-fitted // stride) * stride
             blocks = (batch, np.argsort(fitted[:, 0] / fitted[:, 1], kind="stable"))
         self.order = EpochOrder(count, seed, blocks)
-        book = RecipeBook(self.order, augment, size, store.loaded_shape, close_epoch)
+        book = RecipeBook(self.order, augment, size, store.loaded_shape)
         self.edges = batch_edges(count, batch, world)
         self._line = _Line(TrainMaker(store, book, extras), min(workers, len(self)), pin_memory)
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of an epoch (from 0), from `start_batch` on."""
-        return self._line.run(
-            [self._job(epoch, number) for number in range(len(self))][start_batch:]
-        )
+    def epoch(self, epoch: int, start_batch: int = 0, mixing: bool = True) -> Iterator[Batch]:
+        """Yield this rank's batches of an epoch (from 0), from `start_batch` on.
 
-    def _job(self, epoch: int, number: int) -> Job:
+        Without `mixing` there is no mosaic, mixup, cutmix and copy-paste.
+        """
+        numbers = range(start_batch, len(self))
+        return self._line.run([self._job(epoch, number, mixing) for number in numbers])
+
+    def _job(self, epoch: int, number: int, mixing: bool) -> Job:
         start, stop = self.edges[number], self.edges[number + 1]
         size = self.size
         if self.shapes is not None:
@@ -311,7 +333,7 @@ class TrainLoader:
         share = range(
             start + count * self.rank // self.world, start + count * (self.rank + 1) // self.world
         )
-        return Job(epoch, share, size)
+        return Job(epoch, share, size, mixing)
 
     def close(self) -> None:
         """End the workers; a later epoch starts new ones."""
@@ -387,7 +409,7 @@ class ValLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches, in the same order each time."""
-        return self._line.run(self.jobs)
+        return (batch for batch in self._line.run(self.jobs) if len(batch))
 
     def close(self) -> None:
         """End the workers; a later pass starts new ones."""

@@ -218,7 +218,6 @@ class RecipeBook:
         augment: gains.
         size: (h, w) of the samples.
         loaded_shape: dataset position -> (h, w) of the loaded image.
-        close_epoch: first epoch without mosaic and its kin; None for never.
     """
 
     def __init__(
@@ -227,19 +226,23 @@ class RecipeBook:
         augment: Augment,
         size: Size,
         loaded_shape: Callable[[int], Size],
-        close_epoch: int | None = None,
     ) -> None:
         self.order = order
         self.augment = augment
         self.calm = augment.without_mixing()
         self.size = size
         self.loaded_shape = loaded_shape
-        self.close_epoch = close_epoch
 
-    def draw(self, epoch: int, place: int, size: Size | None = None) -> Recipe:
-        """Draw the recipe of one place of one epoch; `size` (h, w) overrides the usual one."""
-        closed = self.close_epoch is not None and epoch >= self.close_epoch
-        gains = self.calm if closed else self.augment
+    def draw(self, epoch: int, place: int, size: Size | None = None, mixing: bool = True) -> Recipe:
+        """Draw the recipe of one place of one epoch.
+
+        Args:
+            epoch: from 0.
+            place: in the epoch's order.
+            size: (h, w), in place of the usual one.
+            mixing: False leaves mosaic, mixup, cutmix and copy-paste out.
+        """
+        gains = self.augment if mixing else self.calm
         size = size or self.size
         order = self.order.places(epoch)
         rng = np.random.default_rng([self.order.seed, epoch, place, _SAMPLE])

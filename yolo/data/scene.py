@@ -26,10 +26,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from yolo.data.figures import FIGURES, NAMES, Rng
+from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
 
 SPLITS = {"train": 0, "val": 1, "test": 2}

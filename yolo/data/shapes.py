@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from yolo.data.datasets import GENERATORS
 from yolo.data.figures import FLIP_IDX, KEYPOINTS, NAMES
+from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
 from yolo.data.scene import SPLITS, Scene, scene
 from yolo.errors import ConfigError, DataError, nearest

@@ -23,15 +23,13 @@ from typing import Any
 import numpy as np
 
 from yolo.data.arrays import check_image, check_tensor, fit_channels, from_pil
-from yolo.data.images import cv2, read_image
+from yolo.data.images import ARRAY_SUFFIX, cv2, read_image
+from yolo.data.images import IMAGE_SUFFIXES as PICTURE_SUFFIXES
 from yolo.errors import ConfigError, DataError, MissingFileError
 
 LOGGER = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".npy", ".png"),
-    *(".tif", ".tiff", ".webp"),
-)
+IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, ARRAY_SUFFIX)
 VIDEO_SUFFIXES = (
     *(".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"),
     ".wmv",
@@ -131,8 +129,8 @@ class Source:
                     frame.place, frame.total = place, self.total
                     given += 1
                     yield frame
-            except DataError as error:
-                # One bad file doesn't cost the others; several bad ones are all named.
+            except (DataError, MissingFileError) as error:
+                # One bad or vanished file doesn't cost the others; all of them are named.
                 failures.append(str(error))
                 LOGGER.warning("%s: skipped: %s", item.label, error)
         if not place:
@@ -193,11 +191,11 @@ class Source:
             yield from self._folder(path)
         elif path.is_file():
             yield from self._file(path)
-        elif lower.isdigit():
+        elif lower.isdecimal():
             yield self._stream(int(lower), f"camera {lower}")
         elif glob.has_magic(text):
             found = sorted(glob.glob(str(path), recursive=True))
-            files = [Path(name) for name in found if _kind_of(Path(name))]
+            files = [Path(name) for name in found if _kind_of(Path(name)) and Path(name).is_file()]
             if not files:
                 raise MissingFileError(f"{text}: the pattern matches no image or video")
             yield from self._files(files)
@@ -225,7 +223,9 @@ class Source:
         if suffix in {".txt", ".csv"}:
             yield from self._list_file(path)
         elif kind == "image":
-            yield _Item("image", name, lambda _: self._read_image(name))
+            yield _Item(
+                "image", name, lambda _: _still(name, lambda: read_image(name, self.channels))
+            )
         elif kind == "video":
             yield _Item("video", name, lambda _: self._read_video(name, name, live=False))
         else:
@@ -256,41 +256,33 @@ class Source:
                     continue  # a heading
                 raise MissingFileError(f"{path}:{number}: {error}") from error
 
-    def _read_image(self, name: str) -> Iterator[Frame]:
-        start = time.perf_counter()
-        image = read_image(name, self.channels)
-        yield Frame(image, name, seconds=time.perf_counter() - start)
-
     def _bytes(self, data: bytes) -> _Item:
-        def read(given: int) -> Iterator[Frame]:
-            start = time.perf_counter()
-            image = read_image(data, self.channels)
-            yield Frame(image, f"image{given}.jpg", seconds=time.perf_counter() - start)
-
-        return _Item("array", "encoded image", read)
+        return _Item(
+            "array",
+            "encoded image",
+            lambda given: _still(f"image{given}.jpg", lambda: read_image(data, self.channels)),
+        )
 
     def _array(self, array: np.ndarray) -> _Item:
         # What can't be an image at all is the caller's slip, and no file to be skipped.
         fit_channels(check_image(array, copy=False)[:1, :1], self.channels)
 
-        def read(given: int) -> Iterator[Frame]:
-            start = time.perf_counter()
+        def load() -> np.ndarray:
             # A copy, since the caller may go on writing into the array while results refer to it.
-            image = fit_channels(check_image(array), self.channels)
-            yield Frame(image, f"image{given}.jpg", seconds=time.perf_counter() - start)
+            return fit_channels(check_image(array), self.channels)
 
-        return _Item("array", "array", read)
+        return _Item("array", "array", lambda given: _still(f"image{given}.jpg", load))
 
     def _pil(self, picture: Any) -> _Item:
-        def read(given: int) -> Iterator[Frame]:
-            name = getattr(picture, "filename", "") or f"image{given}.jpg"
-            try:
-                image = from_pil(picture, self.channels)
-            except OSError as error:
-                raise DataError(f"{name}: can't be decoded: {error}") from error
-            yield Frame(image, str(name))
+        name = str(getattr(picture, "filename", ""))
 
-        return _Item("array", "PIL image", read)
+        def load() -> np.ndarray:
+            try:
+                return from_pil(picture, self.channels)
+            except OSError as error:
+                raise DataError(f"{name or 'PIL image'}: can't be decoded: {error}") from error
+
+        return _Item("array", "PIL image", lambda given: _still(name or f"image{given}.jpg", load))
 
     def _tensors(self, tensor: Any) -> Iterator[_Item]:
         """Yield the images of a (B, C, H, W) tensor, RGB 0..1."""
@@ -343,6 +335,13 @@ class Source:
                 raise DataError(f"{name}: no frame could be read from it")
         finally:
             capture.release()
+
+
+def _still(path: str, load: Callable[[], np.ndarray]) -> Iterator[Frame]:
+    """Yield one image, with the time that loading it took."""
+    start = time.perf_counter()
+    image = load()
+    yield Frame(image, path, seconds=time.perf_counter() - start)
 
 
 def _kind_of(path: Path) -> str:

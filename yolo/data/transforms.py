@@ -13,6 +13,7 @@ from yolo.data.geometry import (
     MIN_VISIBLE_OUTLINE,
     Rect,
     box_areas,
+    box_corners,
     clip_instances,
     keep_visible,
     punch_instances,
@@ -242,9 +243,9 @@ def paste(
         return instances
     size = (image.shape[0], image.shape[1])
     taken = np.zeros(size, dtype=bool)
-    for row in range(len(instances)):
+    for row, corners in enumerate(box_corners(instances.boxes)):
         outline = instances.polygons[row] if instances.polygons is not None else []
-        taken |= polygon_mask(outline or [_box_ring(instances.boxes[row])], size).astype(bool)
+        taken |= polygon_mask(outline or [corners], size).astype(bool)
     pasted = []
     for row in np.flatnonzero(wanted & ~donors.ignore).tolist():
         mask = polygon_mask(donors.polygons[row], size).astype(bool)
@@ -255,10 +256,6 @@ def paste(
     if not pasted:
         return instances
     return Instances.concatenate([instances, donors.select(np.array(pasted))])
-
-
-def _box_ring(box: np.ndarray) -> np.ndarray:
-    return box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
 
 
 def cut_and_fill(instances: Instances, others: Instances, box: Box) -> Instances:
@@ -313,6 +310,11 @@ def _label_fault(instances: Instances) -> str:
     for kind, shape in shapes.items():
         if np.shape(getattr(instances, kind)) != shape:
             return f"expected {kind} of shape {shape}, found {np.shape(getattr(instances, kind))}"
+    classes, ignore = np.asarray(instances.classes), np.asarray(instances.ignore)
+    if count and (classes.dtype.kind not in "iu" or classes.min() < 0):
+        return f"expected classes as whole numbers from 0 on, found {classes.tolist()!r:.80}"
+    if ignore.dtype != bool:
+        return f"expected ignore of type bool, found {ignore.dtype}"
     for kind in ("boxes", "keypoints", "corners"):
         values = getattr(instances, kind)
         if values is not None and (len(values) != count or not np.isfinite(values).all()):

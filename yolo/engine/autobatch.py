@@ -60,7 +60,8 @@ def fitting_batch(trainer: Trainer, share: float) -> int:
 
 def _step(trainer: Trainer, model: torch.nn.Module, batch: int) -> None:
     """Run one forward and backward pass on made-up data."""
-    h, w = trainer.imgsz
+    stride = max(trainer.model.stride)  # the largest input that multi_scale may draw
+    h, w = (int(side * (1 + trainer.args.multi_scale)) // stride * stride for side in trainer.imgsz)
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(batch, 8, 2, generator=generator) * torch.tensor([w * 0.7, h * 0.7])
     boxes = torch.cat((corner, corner + torch.tensor([w * 0.3, h * 0.3])), dim=-1)

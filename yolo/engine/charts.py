@@ -153,8 +153,6 @@ def _epoch_line(axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str, 
 def plot_part_curves(part: PartMetrics, names: Mapping[int, str], folder: str | Path) -> list[Path]:
     """Draw <Title>{PR,F1,P,R}_curve.png of one kind of output."""
     classes = [names[int(c)] for c in part.ap_class_index]
-    best = float(part.px[int(np.argmax(part.f1_curve.mean(axis=0)))]) if classes else 0.0
-    peak = float(part.f1_curve.mean(axis=0).max()) if classes else 0.0
     files = []
     for short, values, x, y in (
         ("PR", part.prec_values, "Recall", "Precision"),
@@ -167,7 +165,7 @@ def plot_part_curves(part: PartMetrics, names: Mapping[int, str], folder: str | 
             title += f" at IoU 0.5, mAP50 {part.map50:.3f}"
             notes = [f"{value:.3f}" for value in part.ap50]
         elif short == "F1" and classes:
-            title += f", best mean {peak:.2f} at {best:.2f}"
+            title += f", best mean {part.f1.mean():.2f} at {part.confidence:.2f}"
         file = Path(folder) / f"{part.title}{short}_curve.png"
         files.append(plot_curves(part.px, values, classes, file, title, x, y, notes))
     return files

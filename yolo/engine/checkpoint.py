@@ -73,6 +73,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     torch.save(content, buffer)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()

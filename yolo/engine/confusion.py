@@ -92,8 +92,9 @@ class ConfusionMatrix(Table):
 
     @property
     def labels(self) -> list[str]:
-        """Names of rows and columns, "background" last."""
-        return [*self.names.values(), "background"]
+        """Names of rows and columns; the last is "background", or "nothing" if a class has it."""
+        names = list(self.names.values())
+        return [*names, "nothing" if "background" in names else "background"]
 
     def update(self, found: Objects, truth: Objects, overlap: np.ndarray) -> None:
         """Count one image.

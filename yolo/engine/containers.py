@@ -44,23 +44,27 @@ def to_numpy(data: Any) -> np.ndarray:
 
 
 def pick(data: Any, index: Any) -> Any:
-    """Index the first axis with an int, slice, list or mask; an int keeps the axis.
+    """Index the first axis with an int, slice, list, mask or array; an int keeps the axis.
 
     Raises:
-        IndexError: if an int lies outside the axis.
+        IndexError: if the index doesn't fit the axis.
     """
-    if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
-        place = int(index)
-        if not -len(data) <= place < len(data):
-            raise IndexError(f"index {place} is out of range for {len(data)} rows")
-        return data[place % len(data) :][:1]
-    if isinstance(index, (list, tuple)):
-        index = np.asarray(index if len(index) else np.zeros(0, np.int64))
+    places = np.arange(len(data))
+    if not isinstance(index, slice):
+        index = np.asarray(to_numpy(index) if hasattr(index, "detach") else index)
+        index = index if index.size else np.zeros(0, np.int64)  # an empty list has no type
+    try:
+        rows = np.atleast_1d(places[index])
+    except IndexError:
+        rows = places[None]
+    if rows.ndim != 1:
+        raise IndexError(
+            f"index {index} is out of range or no index for {len(data)} rows; "
+            "expected an int, a slice, or a list, mask or array of one dimension"
+        )
     if isinstance(data, np.ndarray):
-        return data[index if isinstance(index, (slice, np.ndarray)) else to_numpy(index)]
-    if isinstance(index, np.ndarray):
-        index = array_module(data).from_numpy(index)
-    return data[index if isinstance(index, slice) else index.to(data.device)]
+        return data[rows]
+    return data[array_module(data).from_numpy(rows.copy()).to(data.device)]
 
 
 def move(data: Any, how: str, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +75,7 @@ def move(data: Any, how: str, *args: Any, **kwargs: Any) -> Any:
     """
     if not isinstance(data, np.ndarray):
         return to_numpy(data) if how == "numpy" else getattr(data, how)(*args, **kwargs)
-    if how in {"cpu", "numpy"} or (how == "to" and str([*args, *kwargs.values()][:1]) == "['cpu']"):
+    if how in {"cpu", "numpy"} or [str(target) for target in (*args, *kwargs.values())] == ["cpu"]:
         return data
     raise TypeError(
         f"expected a torch tensor to move with {how}(), got a NumPy array; "
@@ -127,15 +131,12 @@ class Container:
         """Return a copy moved as `torch.Tensor.to` would."""
         return self._moved("to", *args, **kwargs)
 
-    def _like(self, values: Any) -> Any:
-        """Return a NumPy constant as an array of the same kind, type and device as `data`."""
-        if isinstance(self.data, np.ndarray):
-            return np.asarray(values, dtype=self.data.dtype)
-        return self.data.new_tensor(np.asarray(values).tolist())
-
     def _per_side(self, repeats: int = 1) -> Any:
         """Return (w, h) of the image, `repeats` times, to divide coordinates by."""
-        return self._like([self.orig_shape[1], self.orig_shape[0]] * repeats)
+        sides = [self.orig_shape[1], self.orig_shape[0]] * repeats
+        if isinstance(self.data, np.ndarray):
+            return np.asarray(sides, dtype=self.data.dtype)
+        return self.data.new_tensor(sides)
 
 
 class _Rows(Container):

@@ -2,7 +2,8 @@
 """Pictures of predictions and of training batches, drawn with OpenCV.
 
 Line widths, letters and points are fitted to the size of the picture. Labels stay inside it and
-avoid each other. Everything is drawn on a copy that `viewable` made.
+avoid each other; in a crowd only the surest objects get one, so that the picture stays visible.
+Everything is drawn on a copy that `viewable` made.
 
 Letters: N objects, K keypoints, H W picture.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo.data.images import cv2
+from yolo.engine.records import write_image
 from yolo.engine.text import Color, Lettering
 
 _HEX = (
@@ -31,6 +33,8 @@ LIMBS = (
 )  # fmt: skip
 _MASK_OPACITY = 0.45
 _VISIBLE = 0.5
+_LABELLED = 0.35  # share of the picture that labels may hide
+_SHARED = 0.2  # share of a label that others may hide
 _PAPER: Color = (38, 34, 32)
 
 
@@ -156,7 +160,10 @@ def draw_marks(
     if show_boxes and show_labels:
         letters = fitted_letters(image.shape, font_size, font)
         taken: list[tuple[int, int, int, int]] = []
+        room = _LABELLED * image.shape[0] * image.shape[1]
         for i in list(order)[::-1]:
+            if sum((c - a) * (d - b) for a, b, c, d in taken) > room:
+                break
             text = _label(marks, int(i), names, show_conf)
             box = marks.boxes[i] if marks.corners is None else _top_of(marks.corners[i])
             _draw_label(image, text, box, colors[i], letters, line, taken, txt_color)
@@ -238,7 +245,7 @@ def _draw_label(
     taken: list[tuple[int, int, int, int]],
     txt_color: Color | None,
 ) -> None:
-    """Write a label on its own background near a box, away from the labels written already."""
+    """Write a label on its own background near a box, unless those in `taken` leave no room."""
     height, width = image.shape[:2]
     margin = max(1, letters.px // 4)
     text = letters.fit(text, width - 2 * margin)
@@ -259,14 +266,18 @@ def _draw_label(
     if y1 - h < 0:  # no room above: the place inside comes first
         inside = inside[1:] + inside[:1]
 
-    def overlap(spot: tuple[int, int]) -> int:
+    def overlap(spot: tuple[int, int]) -> float:
+        """Sum what is shared with the other labels, as shares of the smaller label."""
         x, y = spot
-        shared = 0
+        shared = 0.0
         for a, b, c, d in taken:
-            shared += max(0, min(x + w, c) - max(x, a)) * max(0, min(y + h, d) - max(y, b))
+            area = max(0, min(x + w, c) - max(x, a)) * max(0, min(y + h, d) - max(y, b))
+            shared += area / min(w * h, (c - a) * (d - b))
         return shared
 
     x, y = min(inside, key=overlap)  # the first of the best
+    if overlap((x, y)) > _SHARED:
+        return
     taken.append((x, y, x + w, y + h))
     cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, -1)
     letters.write(image, text, x + margin, y + margin, txt_color or ink_on(color))
@@ -382,5 +393,4 @@ def save_batch(
     """
     if images.shape[-1] == 3:
         images = images[..., ::-1]
-    sheet = draw_batch(list(images), labels, names, [Path(path).name for path in paths])
-    file.write_bytes(cv2.imencode(".jpg", sheet)[1].tobytes())
+    write_image(file, draw_batch(list(images), labels, names, [Path(p).name for p in paths]))

@@ -63,7 +63,8 @@ class PartMetrics:
         sigmas: (K,) keypoint spreads, for poses.
 
     Attributes (after `compute`; all empty or zero before):
-        p, r, f1: (k,) at the confidence of the best smoothed mean F1, overlap 0.5.
+        p, r, f1: (k,) at `confidence`, overlap 0.5.
+        confidence: where the class mean of F1, smoothed, is largest; a fair `conf` to predict with.
         all_ap: (k, T) COCO's average precision; ap, ap50: (k,).
         ap_class_index: (k,) ids of the classes that have labels.
         px: (P,) confidences of p_curve, r_curve, f1_curve (k, P); for prec_values (k, P), the
@@ -85,6 +86,7 @@ class PartMetrics:
         self.coco: CocoScores | None = None
         self.all_ap = np.zeros((0, len(IOU_THRESHOLDS)))
         self.p = self.r = self.f1 = np.zeros(0)
+        self.confidence = 0.0
         self.ap_class_index = np.zeros(0, dtype=np.int64)
         self.p_curve = self.r_curve = self.f1_curve = np.zeros((0, len(CONFIDENCES)))
         self.prec_values = self.p_curve
@@ -121,6 +123,7 @@ class PartMetrics:
         self.p, self.r, self.f1 = (
             c[:, curves.best] for c in (curves.precision, curves.recall, curves.f1)
         )
+        self.confidence = float(self.px[curves.best])
         at50 = self.coco.precision[0, :, curves.classes, 0].reshape(-1, len(RECALL_LEVELS))
         interpolated = [np.interp(self.px, RECALL_LEVELS, row) for row in at50]
         self.prec_values = np.array(interpolated).reshape(-1, len(self.px))
@@ -260,8 +263,8 @@ def _image_counts(correct: np.ndarray, scores: np.ndarray, labels: int) -> dict[
 class TaskMetrics(Table):
     """All scores of a validated task: its parts, the confusion matrix, times and tables.
 
-    Records come in any order and from any rank;
-    `process` sorts them, so that the numbers depend neither on batches nor on ranks.
+    Records come in any order and from any rank; `process` sorts them, so that the numbers depend
+    neither on batches nor on ranks.
 
     Args:
         names: class names by id 0 .. C-1.

@@ -52,6 +52,10 @@ def split_parameters(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter
     return groups
 
 
+FRESH_ADAM_LR = 0.003
+"""Learning rate of AdamW for networks that start from random weights."""
+
+
 @dataclass(frozen=True, slots=True)
 class OptimizerChoice:
     """An optimizer with the rates that belong to it."""
@@ -62,19 +66,22 @@ class OptimizerChoice:
     warmup_bias_lr: float
 
 
-def choose_optimizer(iterations: int, num_classes: int) -> OptimizerChoice:
+def choose_optimizer(iterations: int, num_classes: int, fresh: bool) -> OptimizerChoice:
     """Pick an optimizer for `optimizer=auto`.
 
     Args:
         iterations: optimizer steps of the whole run at the nominal batch.
-        num_classes: classes of the data; more classes ask for smaller Adam steps.
+        num_classes: classes of the data; when trained weights are tuned further, more classes ask
+            for smaller Adam steps, because their new branches start with large gradients.
+        fresh: the network starts from random weights.
 
     Returns:
-        AdamW for runs of up to 10,000 steps, SGD for longer ones.
+        AdamW for runs of up to 10,000 steps, SGD for longer ones. Fresh weights get larger steps
+        than trained ones: a short run has few of them (docs/bccd.md has the measurement).
     """
     if iterations > 10_000:
         return OptimizerChoice("SGD", 0.01, 0.9, 0.0)
-    lr = round(0.002 * 5 / (4 + num_classes), 6)
+    lr = FRESH_ADAM_LR if fresh else round(0.002 * 5 / (4 + num_classes), 6)
     return OptimizerChoice("AdamW", lr, 0.9, 0.0)
 
 

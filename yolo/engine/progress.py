@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -35,11 +37,14 @@ class Progress:
     """
 
     def __init__(self, verbose: bool = True) -> None:
+        before = random.getstate()
         from rich.console import Console
 
-        self.console = Console(stderr=not in_notebook(), highlight=False, soft_wrap=True)
+        random.setstate(before)  # rich draws from Python's generator when it is first imported
+        self.notebook = in_notebook()
+        self.console = Console(stderr=not self.notebook, highlight=False, soft_wrap=True)
         self.verbose = verbose
-        self.interactive = verbose and (self.console.is_terminal or in_notebook())
+        self.interactive = verbose and (self.console.is_terminal or self.notebook)
 
     def line(self, text: str) -> None:
         """Show one line (or a few)."""
@@ -47,6 +52,8 @@ class Progress:
             return
         if logging_is_set_up():
             LOGGER.info(text)
+        elif self.notebook:
+            sys.stdout.write(f"{text}\n")  # rich would make one HTML block of each line
         elif self.interactive:
             self.console.print(text, markup=False)
 
@@ -54,7 +61,30 @@ class Progress:
         """Yield from `items` under a bar; `describe()` gives the text beside it."""
         if not self.interactive:
             yield from items
-            return
+        elif self.notebook:
+            yield from self._notebook_bar(items, total, describe)
+        else:
+            yield from self._terminal_bar(items, total, describe)
+
+    def _notebook_bar(self, items: Iterable[T], total: int, describe: Any) -> Iterator[T]:
+        """Redraw one output in place, at most twice a second; it is empty at the end."""
+        from IPython.display import display
+
+        def show(text: str) -> dict[str, str]:
+            return {"text/plain": text}
+
+        handle = display(show(""), raw=True, display_id=True)
+        shown = 0.0
+        for number, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() - shown > 0.5:
+                shown = time.monotonic()
+                done = "━" * (24 * number // max(total, 1))
+                text = describe() if describe else ""
+                handle.update(show(f"{text}  {done:<24} {number}/{total}"), raw=True)
+        handle.update(show(""), raw=True)
+
+    def _terminal_bar(self, items: Iterable[T], total: int, describe: Any) -> Iterator[T]:
         from rich import progress
 
         columns = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from yolo.cfg.load import write_yaml
 from yolo.engine import charts, draw
-from yolo.engine.checkpoint import plain
+from yolo.engine.resume import options_of
 
 if TYPE_CHECKING:
     from yolo.data.loader import Batch
@@ -27,7 +27,7 @@ def epoch_row(trainer: Trainer) -> dict[str, float]:
         "epoch": trainer.epoch + 1,
         "time": round(trainer.seconds(), 3),
         **losses,
-        **{key: float(value) for key, value in trainer.metrics.items()},
+        **{key: float(value) for key, value in trainer.metrics.items() if key != "fitness"},
         **trainer.lr,
     }
 
@@ -53,9 +53,9 @@ def replace_text(path: Path, text: str) -> None:
 
 def write_options(trainer: Trainer) -> None:
     """Write args.yaml: the options as resolved, which reproduce the run alone."""
-    options = plain(trainer.args.model_dump()) | plain(trainer.resolved)
-    options |= {"task": trainer.spec.name, "batch": trainer.batch_size}
-    write_yaml(trainer.save_dir / "args.yaml", {**options, "save_dir": str(trainer.save_dir)})
+    write_yaml(
+        trainer.save_dir / "args.yaml", options_of(trainer) | {"save_dir": str(trainer.save_dir)}
+    )
 
 
 def log_start(trainer: Trainer) -> None:
@@ -91,6 +91,15 @@ def log_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     )
 
 
+def log_early_stop(trainer: Trainer) -> None:
+    """Say that no epoch was better for too long."""
+    best = trainer.stopper
+    trainer.progress.line(
+        f"stopped early: no better {best.monitor} in the last {best.patience} epochs; best was "
+        f"epoch {best.epoch + 1}"
+    )
+
+
 def log_end(trainer: Trainer, metrics: Any) -> None:
     """Show the result and where it lies."""
     scores = "  ".join(
@@ -98,10 +107,10 @@ def log_end(trainer: Trainer, metrics: Any) -> None:
         for key, value in metrics.results_dict.items()
         if key.startswith("metrics/")
     )
-    best = trainer.best_epoch.epoch + 1
+    best = trainer.stopper.epoch + 1
     trainer.progress.line(
         f"{len(trainer.history)} epochs in {trainer.seconds() / 60:.1f} min; "
-        f"best epoch {best}: {scores}"
+        f"{f'best epoch {best}' if best else 'no epoch was scored'}: {scores}"
     )
     trainer.progress.line(
         f"weights, curves and pictures: {trainer.save_dir} (weights/best.pt, weights/last.pt)"

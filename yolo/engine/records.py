@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as rows of text, as plain dicts, as tables and as files."""
+"""Results as rows of text, as plain dicts and as pictures."""
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +10,8 @@ import numpy as np
 
 from yolo.data.images import cv2
 from yolo.engine.containers import OBB
-from yolo.errors import DataError, MissingPackageError
+from yolo.engine.progress import in_notebook
+from yolo.errors import DataError
 
 if TYPE_CHECKING:
     from yolo.engine.results import Results
@@ -95,40 +93,6 @@ def summary_rows(result: Results, normalize: bool, decimals: int) -> list[dict[s
     return rows
 
 
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Return dicts as CSV text, nested values as Python literals; a newline when there is none."""
-    if not rows:
-        return "\n"
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def data_frame(rows: list[dict[str, Any]]) -> Any:
-    """Return dicts as a pandas frame, or a polars frame where pandas is absent.
-
-    Raises:
-        MissingPackageError: if neither is installed.
-    """
-    try:
-        import pandas
-
-        return pandas.DataFrame(rows)
-    except ImportError:
-        pass
-    try:
-        import polars
-
-        return polars.DataFrame(rows)
-    except ImportError:
-        raise MissingPackageError(
-            "to_df needs pandas or polars, and neither is installed: "
-            "`pip install pandas` (summary() and to_csv() need no package)"
-        ) from None
-
-
 def safe_name(name: str) -> str:
     """Return `name` as one harmless path component."""
     cleaned = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in name).strip(" .")
@@ -154,10 +118,9 @@ def show_image(canvas: np.ndarray) -> None:
     from PIL import Image
 
     picture = Image.fromarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB))
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None and hasattr(shell, "kernel"):
+    if in_notebook():
         from IPython.display import display
 
-        display(picture)  # type: ignore[no-untyped-call]
+        display(picture)
     else:
         picture.show()

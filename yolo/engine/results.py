@@ -8,7 +8,6 @@ add parts of its own by keyword (`Results(..., points=MyPoints(...))`). A part i
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,14 +30,13 @@ from yolo.engine.containers import (
 )
 from yolo.engine.draw import Marks, draw_marks, draw_probs, viewable
 from yolo.engine.records import (
-    csv_text,
-    data_frame,
     label_rows,
     safe_name,
     show_image,
     summary_rows,
     write_image,
 )
+from yolo.engine.table import Row, Table
 
 __all__ = ["OBB", "Boxes", "Container", "Keypoints", "Masks", "Probs", "Results"]
 
@@ -54,7 +52,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Results:
+class Results(Table):
     """The prediction for one image.
 
     Parts may be given as containers or as raw arrays (NumPy or torch). Masks without a row count
@@ -188,12 +186,17 @@ class Results:
         obb: Any = None,
         keypoints: Any = None,
     ) -> None:
-        """Replace parts in place; boxes are clipped to the image."""
+        """Replace parts in place; boxes are clipped to the image.
+
+        `scores` of another number of objects no longer belong to them, and are dropped.
+        """
         given = {"masks": masks, "probs": probs, "obb": obb, "keypoints": keypoints}
         self._set(**{name: part for name, part in given.items() if part is not None})
         if boxes is not None:
             self._set(boxes=boxes)
             self.boxes = self.boxes.clipped() if self.boxes is not None else None
+        if self.scores is not None and len(self.scores) != len(self):
+            self.scores = None
 
     @property
     def rows(self) -> Boxes | OBB | None:
@@ -353,7 +356,7 @@ class Results:
             return
         image = viewable(self.orig_img)
         height, width = self.orig_shape
-        stem = Path(file_name).name.removesuffix(".jpg")
+        stem = Path(file_name).stem
         found = self.rows.numpy()
         for box, class_id in zip(found.xyxy, found.cls, strict=True):
             x1, y1 = np.floor(box[:2]).clip(0, [width - 1, height - 1]).astype(int)
@@ -366,7 +369,7 @@ class Results:
                 target = folder / f"{stem}-{number}.jpg"
             write_image(target, image[y1:y2, x1:x2])
 
-    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[Row]:
         """Return one plain dict an object (classification: one for each of the top five classes).
 
         Args:
@@ -375,20 +378,4 @@ class Results:
         """
         return summary_rows(self, normalize, decimals)
 
-    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
-        """Return `summary` as JSON text."""
-        return json.dumps(self.summary(normalize, decimals), indent=2)
-
-    tojson = to_json
-
-    def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
-        """Return `summary` as a pandas frame, or a polars frame where pandas is absent.
-
-        Raises:
-            MissingPackageError: if neither is installed.
-        """
-        return data_frame(self.summary(normalize, decimals))
-
-    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
-        """Return `summary` as CSV text; nested values are written as Python literals."""
-        return csv_text(self.summary(normalize, decimals))
+    tojson = Table.to_json

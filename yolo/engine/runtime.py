@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how a run takes place: device, precision, seeds, folder, versions."""
+"""Where and how a run takes place: device, precision, seeds, versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import platform
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +106,8 @@ def reproducible(seed: int, deterministic: bool) -> Iterator[None]:
 
 def generator_states() -> dict[str, Any]:
     """Return the states of Python's, NumPy's and torch's generators as plain data and tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    drawn: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = drawn
     version, internal, gauss_next = random.getstate()
     return {
         "python": [version, list(internal), gauss_next],
@@ -129,38 +129,6 @@ def restore_generators(states: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(state.cpu(), index)
 
 
-def run_folder(
-    project: str | Path | None, name: str | None, task: str, mode: str, exist_ok: bool = False
-) -> Path:
-    """Choose and create the folder of a run.
-
-    Args:
-        project: parent folder, relative to the current one; None means `runs/<task>`.
-        name: folder name; None means `mode`.
-        task: name of the task, used when `project` is None.
-        mode: "train", "val", "predict".
-        exist_ok: use the folder even if it exists; otherwise `-2`, `-3`... is appended.
-
-    Returns:
-        The absolute path of the created folder.
-    """
-    base = (Path(project) if project else Path("runs") / task) / (name or mode)
-    base = base.absolute()
-    if exist_ok:
-        base.mkdir(parents=True, exist_ok=True)
-        return base
-    base.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        try:
-            folder.mkdir()  # creating is the test, so two runs can't take the same folder
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
 def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -175,5 +143,6 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # platform.platform() would run a program, `uname -p`.
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
     }

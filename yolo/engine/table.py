@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib
 import io
 import json
 from typing import Any
@@ -11,25 +13,6 @@ from typing import Any
 from yolo.errors import MissingPackageError
 
 Row = dict[str, Any]
-
-
-def data_frame(rows: list[Row]) -> Any:
-    """Return the rows as a pandas frame where pandas is installed, else as a polars one.
-
-    Raises:
-        MissingPackageError: if neither is installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        try:
-            import polars
-        except ImportError:
-            raise MissingPackageError(
-                "to_df() needs pandas or polars, and neither is installed; pip install pandas"
-            ) from None
-        return polars.DataFrame(rows)
-    return pandas.DataFrame(rows)
 
 
 class Table:
@@ -40,11 +23,25 @@ class Table:
         raise NotImplementedError(f"{type(self).__name__} must say what its rows are")
 
     def to_df(self, normalize: bool = False, decimals: int = 5) -> Any:
-        """Return `summary` as a data frame (pandas, else polars)."""
-        return data_frame(self.summary(normalize, decimals))
+        """Return `summary` as a pandas frame, or a polars frame where pandas is absent.
+
+        Raises:
+            MissingPackageError: if neither is installed.
+        """
+        for package in ("pandas", "polars"):
+            with contextlib.suppress(ImportError):
+                frames = importlib.import_module(package)
+                return frames.DataFrame(self.summary(normalize, decimals))
+        raise MissingPackageError(
+            "to_df() needs pandas or polars, and neither is installed: `pip install pandas` "
+            "(summary(), to_csv() and to_json() need no package)"
+        )
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
-        """Return `summary` as CSV text with a header; a lone newline when there are no rows."""
+        """Return `summary` as CSV text with a header; a lone newline when there are no rows.
+
+        Nested values are written as Python literals.
+        """
         rows = self.summary(normalize, decimals)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
@@ -54,4 +51,4 @@ class Table:
 
     def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
         """Return `summary` as JSON text."""
-        return json.dumps(self.summary(normalize, decimals))
+        return json.dumps(self.summary(normalize, decimals), indent=2)

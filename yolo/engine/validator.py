@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from yolo.data.loader import normalize
 from yolo.engine.coco_eval import Objects
 from yolo.engine.events import Callbacks
+from yolo.engine.folders import free_stem
 from yolo.engine.image_ids import unique_image_ids
 from yolo.engine.metrics import ImageRecord, TaskMetrics
+from yolo.engine.runtime import autocast_dtype
 from yolo.errors import DataError
 
 if TYPE_CHECKING:
@@ -148,6 +150,15 @@ class Validator:
         """The metrics' confusion matrix."""
         return self.metrics.confusion_matrix
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What autocast uses: a precision named in the options, or fp16 for `half` on CUDA."""
+        if self.args.half and self.device.type == "cuda":
+            return torch.float16
+        return autocast_dtype(
+            self.args.amp if isinstance(self.args.amp, str) else False, self.device
+        )
+
     def run(
         self,
         model: nn.Module,
@@ -204,21 +215,22 @@ class Validator:
         )
         self.metrics = self.make_metrics()
         self.metrics.save_dir = self.save_dir
-        self.seen, self.loss, self.jdict, self._losses = 0, {}, [], {}
+        self.seen = self.batch_i = 0
+        self.loss, self.jdict, self._losses = {}, [], {}
         self._ms = dict.fromkeys(self.metrics.speed, 0.0)
 
     def _infer(self, model: Any, batch: Batch, criterion: nn.Module | None) -> list[Any]:
         """Run one batch through the model, timing the stages."""
-        half = self.args.half and self.device.type == "cuda"
+        dtype = self.autocast
         with self._timed("preprocess"):
             batch = batch.to(self.device, non_blocking=True)
             x = normalize(batch.images, torch.float32)
         with (
             self._timed("inference"),
-            torch.autocast(self.device.type, dtype=torch.float16, enabled=half),
+            torch.autocast(self.device.type, dtype, enabled=dtype is not None),
         ):
             raw = model.raw(x)
-        if half:
+        if dtype is not None:
             raw = {k: v.float() if v.is_floating_point() else v for k, v in raw.items()}
         if criterion is not None:
             with self._timed("loss"):
@@ -275,13 +287,12 @@ class Validator:
         """Write labels/<stem>.txt for each image with detections; equal stems get -2, -3, ..."""
         folder = self.save_dir / "labels"
         folder.mkdir(parents=True, exist_ok=True)
-        used: dict[str, int] = {}
+        taken: set[str] = set()
         for record in sorted(self.metrics.records, key=lambda r: r.index):
-            stem = Path(record.path).stem
-            used[stem] = used.get(stem, 0) + 1
-            name = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
+            file = folder / f"{free_stem(Path(record.path).stem, taken)}.txt"
+            file.unlink(missing_ok=True)  # exist_ok=True may have left one of an earlier run
             if rows := self.text_rows(record):
-                (folder / f"{name}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+                file.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     def _picture(self, batch: Batch, outputs: Sequence[Any]) -> None:
         """Write val_batch<i>_labels.jpg and val_batch<i>_pred.jpg."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from yolo.data.images import cv2
 from yolo.data.sources import Frame
+from yolo.engine.folders import free_stem, run_folder
 from yolo.engine.records import safe_name, write_image
 from yolo.engine.results import Results
 from yolo.errors import DataError, MissingPackageError
@@ -36,9 +37,9 @@ class Writer:
         self.config = config
         self.task = task
         self.folder: Path | None = None
-        self._stems: dict[tuple[int, str], str] = {}
+        self._taken: set[str] = set()
+        self._item, self._stem = (0, ""), ""  # at hand
         self._video: Any = None
-        self._video_of: tuple[int, str] | None = None
 
     @property
     def wanted(self) -> bool:
@@ -106,8 +107,6 @@ class Writer:
 
     def _ensure_folder(self) -> Path:
         if self.folder is None:
-            from yolo.engine.runtime import run_folder
-
             config = self.config
             self.folder = run_folder(
                 config.project, config.name, self.task, "predict", config.exist_ok
@@ -117,25 +116,19 @@ class Writer:
     def _stem_of(self, frame: Frame) -> str:
         """Return the file stem of a frame's item, not used by another item of this run."""
         item = (frame.place, frame.path)
-        if item not in self._stems:
+        if item != self._item:
+            self.close()  # the video of the item before
             live = frame.live or "://" in frame.path
             base = safe_name(frame.path if live else Path(frame.path).stem)
-            taken, stem, number = set(self._stems.values()), base, 1
-            while stem in taken:
-                number += 1
-                stem = f"{base}-{number}"
-            self._stems[item] = stem
-        return self._stems[item]
+            self._item, self._stem = item, free_stem(base, self._taken)
+        return self._stem
 
     def _write_video(self, path: Path, frame: Frame, picture: np.ndarray) -> None:
-        item = (frame.place, frame.path)
-        if self._video is None or self._video_of != item:
-            self.close()
+        if self._video is None:
             height, width = picture.shape[:2]
             fps = (frame.fps or FALLBACK_FPS) / self.config.vid_stride
             code = cv2.VideoWriter.fourcc(*"MJPG")
             self._video = cv2.VideoWriter(str(path), code, max(fps, 1.0), (width, height))
-            self._video_of = item
             if not self._video.isOpened():
                 self._video = None
                 raise DataError(f"{path}: OpenCV can't write this video; use save_frames=True")

@@ -70,23 +70,19 @@ def points_like(feats: Sequence[Tensor], strides: Sequence[float]) -> tuple[Tens
     return _remembered(shapes, tuple(strides), first.device)
 
 
-def ltrb_to_boxes(dist: Tensor, points: Tensor, xywh: bool = False) -> Tensor:
+def ltrb_to_boxes(dist: Tensor, points: Tensor) -> Tensor:
     """Turn side distances into boxes.
 
     Args:
         dist: (..., A, 4) distances to left, top, right, bottom, stride units.
         points: (A, 2) anchor points as (x, y), stride units.
-        xywh: give centre and size instead of corners.
 
     Returns:
-        (..., A, 4) boxes_xyxy (or boxes_xywh), stride units.
+        (..., A, 4) boxes_xyxy, stride units.
 
     Source: Tian et al., FCOS, arXiv:1904.01355, section 3.1.
     """
     left_top, right_bottom = dist.chunk(2, -1)
-    if xywh:
-        centre = points + (right_bottom - left_top) / 2
-        return torch.cat((centre, left_top + right_bottom), -1)
     return torch.cat((points - left_top, points + right_bottom), -1)
 
 

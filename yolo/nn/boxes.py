@@ -43,18 +43,6 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), -1)
 
 
-def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes cut off at the borders of an image.
-
-    Args:
-        boxes: (..., 4) boxes_xyxy in pixels.
-        size: (h, w) of the image in pixels.
-    """
-    h, w = size
-    limit = boxes.new_tensor([w, h, w, h])
-    return torch.minimum(boxes.clamp(min=0), limit)
-
-
 def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """Tell which points lie strictly inside which boxes; the border is outside.
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from yolo.errors import ModelError
 
@@ -37,8 +36,10 @@ def meta_twin(model: BaseModel) -> BaseModel:
 def find_strides(model: BaseModel) -> tuple[int, ...]:
     """Measure the strides of the maps that reach the head.
 
-    A twin on the meta device is run; a layer that can't work there (one that reads values) makes
-    a real run on zeros, in eval mode, necessary.
+    The network runs on a batch of no images, which costs nothing: shapes alone are worked out. (On
+    the meta device it would do as well, but torch imports its compiler for that, which takes
+    seconds.) A layer that can't work on nothing makes a real run on zeros necessary. Mode and
+    statistics of the network stay as they are.
 
     Returns:
         Pixels of the image per cell, of each map.
@@ -46,11 +47,16 @@ def find_strides(model: BaseModel) -> tuple[int, ...]:
     Raises:
         ModelError: naming the row that fails, or if a stride isn't a whole number.
     """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        sizes = _head_sizes(meta_twin(model), "meta")
+        sizes = _head_sizes(model, images=0)
     except Exception as error:  # a user's layer may raise anything there
-        _LOG.debug("no run on the meta device (%s); running on zeros", error)
-        sizes = _on_real_device(model)
+        _LOG.debug("no run without images (%s); running on zeros", error)
+        sizes = _head_sizes(model, images=1)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     uneven = [h for h in sizes if PROBE_SIZE % h]
     if uneven:
         raise ModelError(
@@ -60,21 +66,11 @@ def find_strides(model: BaseModel) -> tuple[int, ...]:
     return tuple(PROBE_SIZE // h for h in sizes)
 
 
-def _on_real_device(model: BaseModel) -> list[int]:
-    """Run with the real weights, leaving the model's mode and statistics as they are."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return _head_sizes(model, next(model.parameters()).device)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _head_sizes(model: BaseModel, device: torch.device | str) -> list[int]:
+def _head_sizes(model: BaseModel, images: int) -> list[int]:
     """Run all rows but the head; give the heights of the maps that it would read."""
     head = model.rows[-1]
-    image = torch.zeros(1, model.num_channels, PROBE_SIZE, PROBE_SIZE, device=device)
+    device = next(model.parameters()).device
+    image = torch.zeros(images, model.num_channels, PROBE_SIZE, PROBE_SIZE, device=device)
     reached: list[int] = []
     hooks = [
         module.register_forward_pre_hook(lambda _m, _x, i=row.index: reached.append(i))
@@ -107,6 +103,8 @@ def count_flops(model: BaseModel, size: tuple[int, int]) -> tuple[int, list[int]
     Returns:
         Operations of the whole network, and of each row.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it brings Triton, which is slow to load
+
     twin = meta_twin(model)
     image = torch.zeros(1, model.num_channels, *size, device="meta")
     counts = [0] * len(twin.rows)

@@ -257,7 +257,10 @@ def _describe(
 def _class_names(names: Mapping[Any, Any] | Iterable[Any], count: int) -> dict[int, str]:
     """Number the names from 0; a class without a name has its number as name."""
     given = names if isinstance(names, Mapping) else dict(enumerate(names))
-    known = {int(i): str(name) for i, name in given.items()}
+    try:
+        known = {int(i): str(name) for i, name in given.items()}
+    except (TypeError, ValueError):
+        raise ModelError(f"expected `names` as a list or id: name pairs, got {names!r}") from None
     if any(not 0 <= i < count for i in known):
         raise ModelError(f"expected names for classes 0 to {count - 1}, got {sorted(known)}")
     return {i: known.get(i, str(i)) for i in range(count)}
@@ -270,12 +273,13 @@ def _set_activation(layers: nn.Module, name: Any, source: str) -> None:
     """
     word = str(name).removeprefix("torch.").removeprefix("nn.").removesuffix("()")
     known = torch.nn.modules.activation.__all__
-    if word not in known:
+    try:
+        chosen = getattr(nn, known[known.index(word)])()
+    except (ValueError, TypeError):
         raise ModelError(
             f"{source}: activation {name!r}: expected the name of a torch.nn activation, without "
             f"arguments: {', '.join(sorted(known))}"
-        )
-    chosen = getattr(nn, word)()
+        ) from None
     for module in list(layers.modules()):
         for key, child in list(module.named_children()):
             if child is SILU:

@@ -122,8 +122,13 @@ def _rows(network: Mapping[str, Any], source: str) -> list[Any]:
 def _scaling(network: Mapping[str, Any], scale: str | None, source: str) -> _Scaling:
     scales = network.get("scales")
     if not scales:
-        depth, width = network.get("depth_multiple", 1.0), network.get("width_multiple", 1.0)
-        return _Scaling(float(depth), float(width), math.inf)
+        factors = [network.get(f"{key}_multiple", 1.0) for key in ("depth", "width")]
+        try:
+            return _Scaling(float(factors[0]), float(factors[1]), math.inf)
+        except (TypeError, ValueError):
+            raise ModelError(
+                f"{source}: expected depth_multiple and width_multiple as numbers, got {factors}"
+            ) from None
     if scale not in scales:
         raise ModelError(f"{source}: scale {scale!r} isn't among {', '.join(map(str, scales))}")
     try:

@@ -47,20 +47,28 @@ class Detect(nn.Module):
         self.cv3 = self.branches(ch, class_width, nc)
         self.dfl: nn.Module = DFL(reg_max) if reg_max > 1 else nn.Identity()
 
+    @property
+    def class_layers(self) -> list[nn.Module]:
+        """The layers with one output a class; fine-tuning sorts their rows by class name."""
+        return [branch.get_submodule("2") for branch in self.cv3]
+
     @classmethod
     def plan(cls, args: Sequence[Any], ctx: BuildContext) -> Plan:
         """Plan a row ``[levels, 1, Detect, [nc]]``; `reg_max` is a key of the network.
 
         Raises:
-            ModelError: if the class count or `reg_max` isn't a whole number >= 1.
+            ModelError: if the class count isn't the network's, or `reg_max` no whole number >= 1.
         """
         return Plan({**cls.head_options(args, ctx), "ch": ctx.in_channels}, 0)
 
     @classmethod
     def head_options(cls, args: Sequence[Any], ctx: BuildContext) -> dict[str, Any]:
         """Give the constructor's arguments beside `ch`; heads that extend this one add theirs."""
-        options = {"nc": args[0] if args else ctx.num_classes}
-        options["reg_max"] = ctx.options.get("reg_max", 16)
+        options = {"nc": ctx.num_classes, "reg_max": ctx.options.get("reg_max", 16)}
+        if args and args[0] != ctx.num_classes:
+            raise ModelError(
+                f"expected nc as the network has it, {ctx.num_classes}, got {args[0]!r}; write nc"
+            )
         for key, value in options.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ModelError(f"expected {key} as a whole number >= 1, got {value!r}")

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from yolo.engine.trainer import Trainer
@@ -15,8 +13,7 @@ class DetectionTrainer(Trainer):
 
     def build_criterion(self) -> nn.Module:
         """Build the criterion with the gains of the options."""
-        head: Any = self.model.head
-        args: Any = self.args
+        head, args = self.model.head, self.args
         criterion: nn.Module = self.spec.criterion(
             self.model.nc,
             self.model.stride,

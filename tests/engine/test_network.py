@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that are taken over, classes that move, and layers that are frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nano
+from yolo.engine.network import frozen_modules, set_train_mode, take_weights
+from yolo.errors import CheckpointError, ConfigError
+from yolo.tasks.detect.model import DetectionModel
+
+LAST = "model.5.cv3.0.2"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return nano.write_network(tmp_path_factory.mktemp("network"))
+
+
+def built(network, names, seed=0):
+    torch.manual_seed(seed)
+    model = DetectionModel(network, nc=len(names))
+    model.names = names
+    return model
+
+
+def state(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def test_all_weights_of_the_same_classes_are_taken(network):
+    old, new = built(network, ["a", "b"]), built(network, ["a", "b"], seed=1)
+    text = take_weights(new, state(old), "old.pt", old.names)
+    count = len(old.state_dict())
+    assert text == f"weights of old.pt: took {count} of {count} entries"
+    assert nano.same(state(new), state(old))
+
+
+def test_rows_follow_their_class_names_over_different_counts(network):
+    old, new = (
+        built(network, ["cat", "dog", "cow"]),
+        built(network, ["cow", "hen", "cat", "pig"], 1),
+    )
+    fresh = state(new)
+    text = take_weights(new, state(old), "old.pt", old.names)
+    assert text.endswith("; classes known already: cow, cat")
+    for leaf in ("weight", "bias"):
+        rows, before = new.state_dict()[f"{LAST}.{leaf}"], old.state_dict()[f"{LAST}.{leaf}"]
+        assert torch.equal(rows[[0, 2]], before[[2, 0]])
+        assert torch.equal(rows[[1, 3]], fresh[f"{LAST}.{leaf}"][[1, 3]])
+
+
+def test_other_classes_start_afresh_though_their_count_is_the_same(network):
+    old, new = built(network, ["cat", "dog"]), built(network, ["car", "bus"], 1)
+    fresh = state(new)
+    text = take_weights(new, state(old), "old.pt", old.names)
+    assert text.endswith("new: model.5.cv3.0.2, model.5.cv3.1.2")
+    assert torch.equal(new.state_dict()[f"{LAST}.weight"], fresh[f"{LAST}.weight"])
+    assert torch.equal(new.state_dict()["model.0.conv.weight"], state(old)["model.0.conv.weight"])
+    take_weights(new, state(old), "old.pt")  # without names rows are taken as they are
+    assert nano.same(state(new), state(old))
+
+
+def test_long_lists_are_cut_and_nothing_at_all_is_an_error(network):
+    model = built(network, ["a"])
+    text = take_weights(model, {"model.0.conv.weight": state(model)["model.0.conv.weight"]}, "x.pt")
+    assert text.startswith(f"weights of x.pt: took 1 of {len(model.state_dict())} entries; new: ")
+    assert " and " in text
+    with pytest.raises(CheckpointError, match=r"x\.pt: none of them fits"):
+        take_weights(model, {"other": torch.zeros(3)}, "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "expected"),
+    [
+        (None, []),
+        (0, []),
+        (2, ["model.0", "model.1"]),
+        ((1, "model.3"), ["model.1", "model.3"]),
+        ("model.3.cv1", ["model.3.cv1"]),
+    ],
+)
+def test_freeze_names_modules(network, freeze, expected):
+    assert frozen_modules(built(network, ["a"]), freeze) == expected
+
+
+@pytest.mark.parametrize("freeze", [7, [8], "backbone"])
+def test_freezing_what_is_not_there_lists_the_layers(network, freeze):
+    with pytest.raises(ConfigError, match=r"no module '.*'; its layers are model\.0 to model\.5"):
+        frozen_modules(built(network, ["a"]), freeze)
+
+
+def test_frozen_batch_norm_is_in_eval_mode(network):
+    model = built(network, ["a"]).eval()
+    set_train_mode(model, ["model.0"])
+    assert model.training
+    assert not model.get_submodule("model.0.bn").training
+    assert model.get_submodule("model.1.bn").training

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facade: what users of YOLOv8 know, from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import nano
+import yolo
+from yolo import YOLO
+from yolo.data.shapes import write_shapes
+from yolo.engine.checkpoint import digest, load_checkpoint
+from yolo.errors import CheckpointError, ConfigError, MissingFileError
+from yolo.tasks.spec import TASKS
+
+IMAGE = np.full((90, 120, 3), 80, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=6, val=4, size=96)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return nano.write_network(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def trained(network, data, tmp_path_factory):
+    """The best.pt of a short run."""
+    return nano.train(tmp_path_factory.mktemp("run"), network=network, data=data).trainer.best
+
+
+@pytest.fixture
+def model(network):
+    return YOLO(network)
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def test_a_network_file_gives_an_untrained_model(model, network):
+    assert model.task == "detect"
+    assert model.names == {i: str(i) for i in range(5)}
+    assert model.ckpt == {}
+    assert model.ckpt_path is None
+    assert model.cfg == model.model_name == str(network)
+    assert model.device == torch.device("cpu")
+    assert model.stride == (8, 16)  # looked up in the inner module
+    assert len(list(model.parameters())) > 10
+    assert model.trainer is model.predictor is model.metrics is None
+    assert "detect" in repr(model)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_checkpoint_brings_names_task_and_training_options(trained, data, kind):
+    model = YOLO(kind(trained))
+    assert model.names == load_checkpoint(trained).names
+    assert model.names[0] != "0"
+    assert model.ckpt_path == str(trained)
+    assert model.ckpt["epoch"] == 0
+    assert model.overrides["imgsz"] == 64
+    assert model.overrides["data"] == str(data)
+    assert not model.model.training
+
+
+def test_names_are_a_copy(trained):
+    model = YOLO(trained)
+    model.names[0] = "changed"
+    assert model.names[0] != "changed"
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "text"),
+    [
+        ((), ConfigError, r"YOLO\('yolov8n\.yaml'\) or YOLO\('best\.pt'\); found nothing"),
+        ((3,), ConfigError, "found int"),
+        (("missing.pt",), MissingFileError, r"missing\.pt: no such file.*missing\.yaml.*data="),
+        (("yolov8q.yaml",), MissingFileError, r"(?s)yolov8q\.yaml.*Known: .*yolov8n\.yaml"),
+    ],
+)
+def test_what_cannot_be_loaded_says_what_to_do(argument, error, text):
+    with pytest.raises(error, match=text):
+        YOLO(*argument)
+
+
+def test_a_foreign_checkpoint_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match=r"evil\.pt: not a readable checkpoint"):
+        YOLO(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_facade_is_no_model_name(model):
+    with pytest.raises(ConfigError, match="found YOLO"):
+        YOLO(model)
+
+
+def test_a_task_that_is_not_the_models(trained):
+    with pytest.raises(ValueError, match="'nothing'"):
+        YOLO(trained, task="nothing")
+    assert YOLO(trained, task="detect").task == "detect"
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def test_save_and_load_round_trip(trained, network, tmp_path, caplog):
+    model = YOLO(trained)
+    model.save(tmp_path / "copy.pt")
+    again = YOLO(tmp_path / "copy.pt")
+    assert nano.same(dict(model.model.state_dict()), dict(again.model.state_dict()))
+    assert again.names == model.names
+    fresh = YOLO(network)
+    caplog.set_level(logging.INFO, "yolo")
+    assert fresh.load(trained) is fresh
+    assert nano.same(dict(model.model.state_dict()), dict(fresh.model.state_dict()))
+    assert fresh.names == model.names
+    count = len(model.model.state_dict())
+    assert f"took {count} of {count} entries" in caplog.text
+    with pytest.raises(FileNotFoundError):
+        fresh.load(tmp_path / "none.pt")
+
+
+def test_reset_weights_starts_afresh(trained):
+    model = YOLO(trained)
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    assert model.reset_weights() is model
+    after = model.model.state_dict()
+    assert not torch.equal(before["model.0.conv.weight"], after["model.0.conv.weight"])
+    assert model.names == load_checkpoint(trained).names
+
+
+def test_info_counts(model, caplog):
+    caplog.set_level(logging.INFO, "yolo")
+    layers, parameters, gradients, gflops = model.info()
+    assert parameters == sum(p.numel() for p in model.parameters())
+    assert gradients == parameters - 16
+    assert layers > 50
+    assert gflops > 0
+    assert "Detect" in caplog.text
+
+
+def test_moving_and_fusing_return_the_facade(model):
+    assert model.cpu().to("cpu").fuse() is model
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    assert len(model.predict(IMAGE, imgsz=64, verbose=False)) == 1
+    with pytest.raises(ConfigError, match="a fused model can't be saved: load the file again"):
+        model.save("fused.pt")
+    with pytest.raises(ConfigError, match="a fused model can't be trained"):
+        model.train(data="shapes")
+    with pytest.raises(ConfigError, match="device='nowhere'"):
+        model.to("nowhere")
+
+
+def test_task_map_knows_every_task(model):
+    assert model.task_map.keys() == set(TASKS)
+    parts = model.task_map[model.task]
+    assert parts["model"] is type(model.model)
+    assert parts.keys() == {"model", "trainer", "validator", "predictor"}
+
+
+def test_an_unknown_attribute_is_one(model):
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = model.nonsense
+
+
+# ---------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("mode", ["train", "val", "predict"])
+def test_an_unknown_option_names_the_nearest(model, mode):
+    source = {"source": IMAGE} if mode == "predict" else {"data": "shapes"}
+    with pytest.raises(ConfigError, match=r"(?i)imgzs.*similar.*'imgsz'") as caught:
+        getattr(model, mode)(**source, imgzs=64)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_missing_data_shows_the_call(model):
+    with pytest.raises(ConfigError, match=r"train needs data=.*train\(data='shapes'\)"):
+        model.train()
+    with pytest.raises(ConfigError, match="val needs data="):
+        model.val()
+
+
+def test_options_of_training_are_inherited(trained):
+    model = YOLO(trained)
+    model.predict(IMAGE, verbose=False)
+    assert model.predictor.args.imgsz == 64
+    model.predict(IMAGE, imgsz=96, verbose=False)
+    assert model.predictor.args.imgsz == 96
+    model.predict(IMAGE, verbose=False)
+    assert model.predictor.args.imgsz == 64
+    assert model.val(plots=False, verbose=False).box.map >= 0  # the training's data
+
+
+def test_cfg_file_lies_below_keywords(model, data, tmp_path):
+    (tmp_path / "options.yaml").write_text("epochs: 1\nimgsz: 96\nplots: false\nlr0: 0.002\n")
+    given = {"batch": 4, "imgsz": 64, "device": "cpu", "workers": 0, "verbose": False}
+    model.train(data=str(data), cfg=tmp_path / "options.yaml", project=str(tmp_path), **given)
+    args = model.trainer.args
+    assert (args.epochs, args.imgsz, args.lr0) == (1, 64, 0.002)
+
+
+def test_a_wrong_task_is_refused(model):
+    with pytest.raises(ConfigError, match="this model is for 'detect'"):
+        model.predict(IMAGE, task="nothing")
+
+
+# ---------------------------------------------------------------------- what calls leave alone
+
+
+def state_of(model):
+    inner = model.model
+    return (
+        digest(dict(inner.state_dict())),
+        [(name, module.training) for name, module in inner.named_modules()],
+        [(name, p.requires_grad, p.dtype, p.grad is None) for name, p in inner.named_parameters()],
+        model.device,
+        repr(inner),
+    )
+
+
+def test_predict_and_val_leave_the_model_as_it_was(trained, data, tmp_path):
+    model = YOLO(trained)
+    model.model.train()
+    model.model.get_submodule("model.0.bn").eval()
+    next(model.model.parameters()).requires_grad_(False)
+    before = state_of(model)
+    random = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads()
+    model.predict(IMAGE, verbose=False)
+    assert state_of(model) == before
+    model.predict(IMAGE, half=True, amp="bf16", rect=False, verbose=False)
+    assert state_of(model) == before
+    list(model.predict([IMAGE, IMAGE], stream=True, verbose=False))
+    assert state_of(model) == before
+    model.val(data=str(data), plots=False, verbose=False)
+    assert state_of(model) == before
+    model.val(data=str(data), plots=False, verbose=False, amp="bf16")
+    assert state_of(model) == before
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads()
+    assert torch.equal(random[0], after[0])
+    assert random[1:] == after[1:]
+
+
+def test_files_stay_as_they_were(trained, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = hashlib.sha256(trained.read_bytes()).hexdigest()
+    model = YOLO(trained)
+    model.predict(IMAGE, verbose=False)
+    model.val(data=str(data), plots=False, verbose=False)
+    assert hashlib.sha256(trained.read_bytes()).hexdigest() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_val_writes_into_a_folder_of_its_own(trained, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = YOLO(trained)
+    metrics = model.val(data=str(data), save_txt=True, plots=False, verbose=False, conf=0.0001)
+    assert metrics is model.metrics
+    assert metrics.save_dir == tmp_path / "runs" / "detect" / "val"
+    assert list((metrics.save_dir / "labels").glob("*.txt"))
+    again = model.val(data=str(data), save_json=True, plots=False, verbose=False)
+    assert again.save_dir == tmp_path / "runs" / "detect" / "val-2"
+
+
+def test_training_leaves_the_process_as_it_was(network, data, tmp_path):
+    def process():
+        return (
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),
+            random.getstate(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            cv2.getNumThreads(),
+            dict(os.environ),
+        )
+
+    model = YOLO(network)
+    before = process()
+    model.train(data=str(data), **nano.options(tmp_path, "run", epochs=1, seed=7))
+    YOLO(model.ckpt_path)
+    assert process() == before
+
+
+def test_a_bad_device_spoils_nothing(trained):
+    model = YOLO(trained)
+    wanted = str(torch.cuda.device_count())
+    with pytest.raises(ConfigError, match=f"device='{wanted}'"):
+        model.predict(IMAGE, device=wanted)
+    assert len(model.predict(IMAGE, verbose=False)) == 1
+
+
+# ---------------------------------------------------------------------- callbacks
+
+
+def test_callbacks_can_be_added_cleared_and_reset(trained):
+    model, calls = YOLO(trained), []
+    model.add_callback("on_predict_start", lambda p: calls.append("start"))
+    model.add_callback("on_predict_end", lambda p: calls.append("end"))
+    model.predict(IMAGE, verbose=False)
+    assert calls == ["start", "end"]
+    model.clear_callback("on_predict_start")
+    model.predict(IMAGE, verbose=False)
+    assert calls == ["start", "end", "end"]
+    model.reset_callbacks()
+    model.predict(IMAGE, verbose=False)
+    assert calls == ["start", "end", "end"]
+    assert not any(model.callbacks.values())
+    with pytest.raises(ConfigError, match=r"(?i)similar: 'on_train_end'"):
+        model.add_callback("on_train_ends", print)
+
+
+def test_a_trainer_class_can_be_given(network, data, tmp_path):
+    class Mine(TASKS["detect"].trainer):
+        def validate(self):
+            return super().validate() | {"metrics/mine": 1.0}
+
+    model = YOLO(network)
+    model.train(Mine, data=str(data), **nano.options(tmp_path, "run", epochs=1))
+    assert isinstance(model.trainer, Mine)
+    assert "metrics/mine" in (tmp_path / "run" / "results.csv").read_text()
+
+
+def test_an_embedded_set_needs_no_folder(network, tmp_path, monkeypatch):
+    from yolo.data import shapes
+
+    monkeypatch.setattr(shapes, "TRAIN", 6)
+    monkeypatch.setattr(shapes, "VAL", 4)
+    monkeypatch.setattr(shapes, "SIZE", 96)
+    model = YOLO(network)
+    model.train(data="shapes", **nano.options(tmp_path, "run", epochs=1))
+    assert len(model.trainer.train_loader.index) == 6
+    assert model.trainer.data.root.is_relative_to(tmp_path / "run" / "cache")
+
+
+def test_public_names():
+    assert yolo.YOLO is YOLO
+    assert isinstance(yolo.__version__, str)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network of a training run: built for the data, with weights taken over, partly frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo.engine.checkpoint import Checkpoint, load_checkpoint
+from yolo.errors import CheckpointError, ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from yolo.cfg.schema import CommonConfig, TrainConfig
+    from yolo.data.datasets import DatasetSpec
+    from yolo.engine.parts import TrainerParts
+    from yolo.nn.model import BaseModel
+    from yolo.tasks.spec import TaskSpec
+
+SHOWN = 12
+"""Names of layers that a line of the log lists before it only counts."""
+
+
+def class_names(config: CommonConfig, data: DatasetSpec) -> dict[int, str]:
+    """Return the classes to learn."""
+    return {0: "item"} if config.single_cls else dict(data.names)
+
+
+def memory_format(config: CommonConfig) -> torch.memory_format:
+    """Return the layout of weights and maps: channels-last unless that is switched off."""
+    return torch.contiguous_format if config.channels_last is False else torch.channels_last
+
+
+def build_model(trainer: TrainerParts) -> tuple[BaseModel, list[str]]:
+    """Build the network; return it with the names of its frozen modules.
+
+    Raises:
+        ConfigError: if everything would be frozen.
+    """
+    config: TrainConfig = trainer.args
+    names = class_names(config, trainer.data)
+    network = {k: v for k, v in trainer.network.items() if k != "names"}
+    built: BaseModel = trainer.spec.model(network, ch=trainer.data.channels, nc=len(names))
+    built.names = names
+    weights, known, origin = trainer.initial_weights, trainer.network.get("names"), config.model
+    if isinstance(config.pretrained, (str, Path)) and trainer.resumed_from is None:
+        saved = load_checkpoint(config.pretrained)
+        weights, known, origin = saved.weights, saved.names, config.pretrained
+    if weights is not None:
+        trainer.progress.line(take_weights(built, weights, str(origin), known))
+    frozen = frozen_modules(built, config.freeze)
+    for name, parameter in built.named_parameters():
+        if any(name.startswith(f"{prefix}.") for prefix in frozen):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in built.parameters()):
+        raise ConfigError(f"freeze={config.freeze!r} freezes all of the network; freeze less")
+    return built.to(trainer.device).to(memory_format=memory_format(config)), frozen
+
+
+def load_model(saved: Checkpoint, spec: TaskSpec, origin: str) -> BaseModel:
+    """Build the network of a checkpoint and load its weights; no random number is drawn.
+
+    Raises:
+        ModelError: if a layer isn't known here or the weights don't fit the network.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # its fresh weights are overwritten at once
+            model: BaseModel = spec.model(saved.network)
+    except ModelError as error:
+        raise ModelError(f"{origin}: {error}") from error
+    try:
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{origin}: the weights don't fit the network in the file: {str(error).splitlines()[0]}"
+        ) from error
+    model.names = dict(saved.names)
+    return model.eval()
+
+
+def take_weights(
+    built: BaseModel,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    names: Mapping[int, str] | None = None,
+) -> str:
+    """Load the weights that fit; return a sentence that lists what was and wasn't taken.
+
+    Args:
+        built: the network, with the names of its classes.
+        weights: state dict.
+        origin: where they come from, for messages.
+        names: class names of `weights`. Rows of class layers go where the class of that name is
+            now, and a class that wasn't known starts afresh. None takes the rows as they are.
+
+    Raises:
+        CheckpointError: if nothing fits.
+    """
+    given, shared = dict(weights), []
+    if names is not None and dict(names) != built.names:
+        shared = _move_class_rows(built, given, names)
+    report = built.load_weights(given)
+    if not report.taken:
+        raise CheckpointError(f"weights of {origin}: none of them fits this network")
+    text = f"weights of {origin}: took {len(report.taken)} of {len(built.state_dict())} entries"
+    if shared:
+        text += f"; classes known already: {_listed(shared)}"
+    left = {re.sub(r"\.\w+$", "", name) for name in (*report.mismatched, *report.missing)}
+    return f"{text}; new: {_listed(sorted(left))}" if left else text
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _move_class_rows(
+    built: BaseModel, given: dict[str, Tensor], names: Mapping[int, str]
+) -> list[str]:
+    """Put each class's rows where its name is now; return the names known on both sides."""
+    places = {name: i for i, name in names.items()}
+    pairs = [(i, places[name]) for i, name in built.names.items() if name in places]
+    own = built.state_dict()
+    layers: Any = getattr(built.head, "class_layers", ())
+    known = {id(module): name for name, module in built.named_modules()}
+    for key in [f"{known[id(m)]}.{leaf}" for m in layers for leaf, _ in m.named_parameters()]:
+        old = given.get(key)
+        if old is None or old.shape[1:] != own[key].shape[1:] or len(old) != len(names):
+            continue
+        if not pairs:
+            del given[key]
+            continue
+        rows = own[key].clone()
+        for new, before in pairs:
+            rows[new] = old[before]
+        given[key] = rows
+    return [built.names[new] for new, _ in pairs]
+
+
+def frozen_modules(built: nn.Module, freeze: Any) -> list[str]:
+    """Turn `freeze` (first N layers, indices, or module names) into names of modules.
+
+    Raises:
+        ConfigError: if a layer doesn't exist.
+    """
+    if freeze is None:
+        return []
+    if isinstance(freeze, int):
+        wanted: Sequence[Any] = range(freeze)
+    else:
+        wanted = [freeze] if isinstance(freeze, str) else freeze
+    names = [f"model.{item}" if isinstance(item, int) else str(item) for item in wanted]
+    known = {name for name, _ in built.named_modules()}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"freeze={freeze!r}: the network has no module {name!r}; its layers are model.0 "
+                f"to model.{len(built.model) - 1}"  # type: ignore[arg-type]
+            )
+    return names
+
+
+def set_train_mode(built: nn.Module, frozen: Sequence[str]) -> None:
+    """Put the network into training mode, frozen parts with their BatchNorm into eval mode."""
+    built.train()
+    for name in frozen:
+        built.get_submodule(name).eval()
