@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+import nano
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -53,3 +55,23 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError(f"a test tried to connect to {address!r}")
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of 14 training and 6 validation images, for trainings of a second or two."""
+    from yolo.data.shapes import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The description of the smallest network."""
+    return nano.write_network(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture
+def train(network: Path, data: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Train into tmp_path/<name>; gives the facade, with the trainer in it."""
+    return partial(nano.train, tmp_path, network=network, data=data)

@@ -31,11 +31,6 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return nano.write_network(tmp_path_factory.mktemp("network"))
-
-
-@pytest.fixture(scope="module")
 def trained(network, data, tmp_path_factory):
     """The best.pt of a short run."""
     return nano.train(tmp_path_factory.mktemp("run"), network=network, data=data).trainer.best

@@ -17,21 +17,10 @@ import torch
 import nano
 from yolo import YOLO
 from yolo.cli import main
-from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
-
-
-@pytest.fixture
-def network(tmp_path):
-    return nano.write_network(tmp_path)
 
 
 def train(network, data, project, name, **changes):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import nano
 from tests.golden_weights import fill
 from yolo import YOLO
 from yolo.cli import main
-from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.engine.ema import ModelEMA, saturating_decay
 from yolo.engine.optim import OPTIMIZERS, build_optimizer
@@ -28,22 +26,6 @@ from yolo.nn.boxes import xywh_to_xyxy
 from yolo.nn.losses import Targets
 from yolo.tasks.detect.loss import DetectionCriterion
 from yolo.tasks.detect.model import DetectionModel
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return nano.write_network(tmp_path_factory.mktemp("network"))
-
-
-@pytest.fixture
-def train(network, data, tmp_path):
-    """Train into tmp_path/<name>; gives the facade, with the trainer in it."""
-    return partial(nano.train, tmp_path, network=network, data=data)
 
 
 @pytest.fixture(scope="module")
@@ -287,14 +269,14 @@ def test_without_save_there_are_no_weights_on_disk(train):
 
 
 def test_time_plans_the_epochs(train):
-    def slow(trainer):  # a second a step, as far as the run can tell
-        trainer.elapsed += 1.0
+    def slow(trainer):  # as far as the run can tell; the true seconds don't count beside it
+        trainer.elapsed += 1000.0
 
-    trainer = train(callbacks={"on_train_batch_end": slow}, epochs=50, time=18 / 3600).trainer
+    trainer = train(callbacks={"on_train_batch_end": slow}, epochs=50, time=18_000 / 3600).trainer
     assert trainer.epochs in {4, 5}
     assert len(trainer.history) in {3, 4}
     short = train(
-        "short", callbacks={"on_train_batch_end": slow}, epochs=50, time=1.5 / 3600
+        "short", callbacks={"on_train_batch_end": slow}, epochs=50, time=1500 / 3600
     ).trainer
     assert short.iteration == 2  # the budget ends within the first epoch
     assert load_checkpoint(short.best).epoch == -1

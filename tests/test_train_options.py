@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from functools import partial
 
 import cv2
 import numpy as np
@@ -20,22 +19,6 @@ from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.errors import ConfigError, DataError
 from yolo.tasks.detect.train import DetectionTrainer
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return nano.write_network(tmp_path_factory.mktemp("network"))
-
-
-@pytest.fixture
-def train(network, data, tmp_path):
-    """Train into tmp_path/<name>; gives the facade, with the trainer in it."""
-    return partial(nano.train, tmp_path, network=network, data=data)
 
 
 @pytest.fixture(scope="module")

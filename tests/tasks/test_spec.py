@@ -40,7 +40,7 @@ def test_every_field_of_every_task_names_a_class(name, field):
 @pytest.mark.parametrize("name", list(TASKS))
 def test_defaults_are_options_and_heads_are_layers(name):
     task = TASKS[name]
-    assert [head.__name__ for head in task.load_heads()] == list(task.head_names)
+    assert [head.__name__ for head in task.heads] == list(task.head_names)
     modes = ("train", "val", "predict")
     known = {key for mode in modes for key in task.defaults_for(mode)}
     assert known == set(task.defaults)

@@ -261,7 +261,7 @@ def read_yaml(path: str | PurePath, *, error: type[YoloError] = ConfigError) -> 
     """
     text = _read_text(Path(path), error)
     try:
-        found = yaml.load(text, Loader=_Reader)
+        found = yaml.load(text, Loader=_Reader)  # a SafeLoader: plain data, no objects
     except yaml.reader.ReaderError as fault:
         line = text.count("\n", 0, fault.position) + 1
         raise error(f"{path}:{line}: {fault.reason}; remove the character") from None

@@ -72,16 +72,15 @@ class TaskSpec:
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
+        if name == "heads":
+            return tuple(map(_resolve, value))
         return _resolve(value) if name in _LAZY else value
 
     @property
     def head_names(self) -> tuple[str, ...]:
         """Names of the head layers, read without importing them."""
-        return tuple(h.rpartition(":")[2] if isinstance(h, str) else h.__name__ for h in self.heads)
-
-    def load_heads(self) -> tuple[type, ...]:
-        """Import the head layers (which registers them for the network builder)."""
-        return tuple(_resolve(head) for head in self.heads)
+        heads = object.__getattribute__(self, "heads")
+        return tuple(h.rpartition(":")[2] if isinstance(h, str) else h.__name__ for h in heads)
 
 
 def _resolve(reference: Any) -> Any:
@@ -170,7 +169,8 @@ def task_of_network(network: Mapping[str, Any], origin: str = "the network") -> 
 
 def lazy_exports(spec: TaskSpec) -> Callable[[str], Any]:
     """Return a module `__getattr__` that serves the classes a spec names, imported when asked."""
-    references = [*spec.heads, *(object.__getattribute__(spec, f.name) for f in fields(spec))]
+    written = {f.name: object.__getattribute__(spec, f.name) for f in fields(spec)}
+    references = [*written["heads"], *written.values()]
     names = {r.rpartition(":")[2]: r for r in references if isinstance(r, str) and ":" in r}
 
     def get(name: str) -> Any:
