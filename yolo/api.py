@@ -240,13 +240,11 @@ class YOLO:
         import copy
 
         from yolo.engine.folders import run_folder
-        from yolo.engine.inputs import loader_for
         from yolo.engine.progress import Progress
         from yolo.engine.runtime import select_device
 
         device = select_device(config.device)
         model = self.model if device == self.device else copy.deepcopy(self.model).to(device)
-        loader = loader_for(config, self.spec, model)
         writes = config.plots or config.save_json or config.save_txt
         place = (config.project, config.name, self.task, "val", config.exist_ok)
         runner = (validator or self.spec.validator)(
@@ -257,6 +255,7 @@ class YOLO:
             run_folder(*place) if writes else ".",
             Progress(config.verbose),
         )
+        loader = runner.build_loader(model)
         try:
             self.metrics = runner.run(model, loader)
         finally:

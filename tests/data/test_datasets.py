@@ -181,7 +181,7 @@ def test_embedded_name_is_generated_into_the_cache_folder(
 ) -> None:
     calls: list[tuple[Path, int]] = []
 
-    def generate(cache_dir: Path, seed: int) -> Path:
+    def generate(cache_dir: Path, seed: int, kinds: frozenset[str]) -> Path:
         calls.append((cache_dir, seed))
         return dump(folder / "made.yaml", GOOD)
 

@@ -156,7 +156,7 @@ def test_the_embedded_name(tmp_path, monkeypatch):
     assert boxes.parent.parent == tmp_path
     others = {
         shapes(tmp_path, 1),
-        shapes(tmp_path, kind="corners"),
-        shapes(tmp_path, kind="classes"),
+        shapes(tmp_path, kinds=frozenset({"corners"})),
+        shapes(tmp_path, kinds=frozenset({"classes"})),
     }
     assert len(others | {boxes}) == 4

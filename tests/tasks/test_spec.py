@@ -34,7 +34,8 @@ def own_tasks(monkeypatch):
 @pytest.mark.parametrize("name", list(TASKS))
 @pytest.mark.parametrize("field", LAZY)
 def test_every_field_of_every_task_names_a_class(name, field):
-    assert isinstance(getattr(TASKS[name], field), type)
+    value = getattr(TASKS[name], field)
+    assert isinstance(value, type) or (field == "extras" and (value is None or callable(value)))
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
-Generator = Callable[[Path, int], Path]
-"""(cache_dir, seed) -> the YAML file of a dataset written under cache_dir."""
+Generator = Callable[[Path, int, frozenset[str]], Path]
+"""(cache_dir, seed, kinds of labels) -> the YAML file, or the folder of class folders, of a
+dataset written under cache_dir."""
 
 GENERATORS: Registry[Generator] = Registry("embedded dataset")
 
@@ -111,6 +112,7 @@ def read_dataset(
     cache_dir: Path | str | None = None,
     *,
     seed: int = 0,
+    kinds: frozenset[str] = frozenset(),
 ) -> DatasetSpec:
     """Find out what a `data=` argument describes.
 
@@ -121,6 +123,7 @@ def read_dataset(
         cache_dir: folder for an embedded dataset's files; None means a temporary folder that is
             removed when the process ends.
         seed: of an embedded dataset.
+        kinds: of labels, as a label format names them, that an embedded dataset is to have.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -136,7 +139,7 @@ def read_dataset(
         )
     path = Path(data).expanduser()
     if not path.exists():
-        return _from_generator(str(data), cache_dir, seed)
+        return _from_generator(str(data), cache_dir, seed, kinds)
     path = path.absolute()
     if path.is_dir():
         found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
@@ -155,7 +158,9 @@ def read_dataset(
     return _from_mapping(read_yaml(path, error=DataError), path)
 
 
-def _from_generator(name: str, cache_dir: Path | str | None, seed: int) -> DatasetSpec:
+def _from_generator(
+    name: str, cache_dir: Path | str | None, seed: int, kinds: frozenset[str]
+) -> DatasetSpec:
     for module in GENERATOR_MODULES:
         importlib.import_module(module)
     if name not in GENERATORS:
@@ -172,7 +177,7 @@ def _from_generator(name: str, cache_dir: Path | str | None, seed: int) -> Datas
     if cache_dir is None:
         cache_dir = tempfile.mkdtemp(prefix="yolo-data-")
         atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
-    return read_dataset(GENERATORS[name](Path(cache_dir), seed))
+    return read_dataset(GENERATORS[name](Path(cache_dir), seed, kinds))
 
 
 def _from_mapping(entries: Mapping[str, Any], file: Path | None) -> DatasetSpec:

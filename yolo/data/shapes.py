@@ -39,17 +39,18 @@ _JPEG_QUALITY = 95
 _THREADS = 4  # OpenCV and NumPy let go of the interpreter's lock in most of the work
 
 
-def shapes(cache_dir: Path, seed: int = 0, *, kind: str = "boxes") -> Path:
+def shapes(cache_dir: Path, seed: int = 0, kinds: frozenset[str] = frozenset()) -> Path:
     """Provide `data="shapes"`: write the default set below `cache_dir`, or find it there.
 
     Args:
         cache_dir: folder for generated datasets; made when needed.
         seed: of the set.
-        kind: kind of labels, as for `write_shapes`.
+        kinds: of labels that are wanted; the first that the set has, else boxes.
 
     Returns:
         The data.yaml, or the folder of class folders for kind "classes".
     """
+    kind = next((known for known in KINDS if known in kinds), "boxes")
     spec = _specification(TRAIN, VAL, 0, SIZE, seed, kind)
     digest = hashlib.sha256(_dump(spec).encode()).hexdigest()[:8]
     folder = Path(cache_dir) / f"shapes-{kind}-{digest}"

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yolo.cfg.schema import TrainConfig, ValConfig
+from yolo.data.batch import Extras
 from yolo.data.cache import ImageStore
 from yolo.data.datasets import DatasetSpec, read_dataset
 from yolo.data.index import LabelIndex, build_index
@@ -51,9 +52,10 @@ def cache_folder(config: CommonConfig, save_dir: Path | None) -> Path | None:
     return save_dir / "cache" if save_dir is not None else None
 
 
-def dataset(config: CommonConfig, save_dir: Path | None) -> DatasetSpec:
+def dataset(config: CommonConfig, spec: TaskSpec, save_dir: Path | None) -> DatasetSpec:
     """Find out what `data` describes."""
-    return read_dataset(config.data, cache_folder(config, save_dir))
+    cache = cache_folder(config, save_dir)
+    return read_dataset(config.data, cache, kinds=spec.label_format().kinds)
 
 
 def scan(
@@ -90,6 +92,11 @@ def input_size(imgsz: int | Sequence[int], strides: Sequence[int]) -> Size:
 
 
 # ---------------------------------------------------------------------- loaders
+
+
+def extras(config: CommonConfig, spec: TaskSpec, data: DatasetSpec) -> Extras | None:
+    """Return what makes a task's targets beyond boxes; None where boxes are all."""
+    return spec.extras(config, data) if spec.extras else None
 
 
 def worker_count(config: CommonConfig) -> int:
@@ -130,6 +137,7 @@ def train_loader(trainer: TrainerParts) -> TrainLoader:
         rect=config.rect,
         stride=max(trainer.model.stride),
         pin_memory=trainer.device.type == "cuda",
+        extras=extras(config, trainer.spec, trainer.data),
     )
 
 
@@ -148,7 +156,13 @@ def val_config(trainer: TrainerParts) -> ValConfig:
     return schema(**shared, batch=trainer.batch_size)
 
 
-def val_loader(config: ValConfig, index: LabelIndex, store: ImageStore, stride: int) -> ValLoader:
+def val_loader(
+    config: ValConfig,
+    index: LabelIndex,
+    store: ImageStore,
+    stride: int,
+    extra_targets: Extras | None = None,
+) -> ValLoader:
     """Build the loader of validation batches."""
     return ValLoader(
         index,
@@ -158,6 +172,7 @@ def val_loader(config: ValConfig, index: LabelIndex, store: ImageStore, stride: 
         stride=stride,
         rect=config.rect,
         workers=worker_count(config),
+        extras=extra_targets,
     )
 
 
@@ -167,15 +182,16 @@ def epoch_val_loader(trainer: TrainerParts) -> ValLoader:
     cache = cache_folder(trainer.args, trainer.save_dir)
     index = scan(config, trainer.spec, trainer.data, trainer.args.split, cache)
     store = image_store(config, index, trainer.imgsz, trainer.data, cache, trainer.args.cache)
-    return val_loader(config, index, store, max(trainer.model.stride))
+    extra_targets = extras(config, trainer.spec, trainer.data)
+    return val_loader(config, index, store, max(trainer.model.stride), extra_targets)
 
 
 def loader_for(config: ValConfig, spec: TaskSpec, net: BaseModel) -> ValLoader:
     """Build the loader for scoring a model by itself."""
-    data = dataset(config, None)
+    data = dataset(config, spec, None)
     index = scan(config, spec, data, config.split, cache_folder(config, None), config.fraction)
     store = image_store(config, index, input_size(config.imgsz, net.stride), data)
-    return val_loader(config, index, store, max(net.stride))
+    return val_loader(config, index, store, max(net.stride), extras(config, spec, data))
 
 
 # ---------------------------------------------------------------------- on the device

@@ -68,6 +68,10 @@ class TrainerParts:
         args = self.args
         return run_folder(args.project, args.name, self.spec.name, "train", args.exist_ok)
 
+    def build_data(self) -> DatasetSpec:
+        """Find out what `data` describes."""
+        return inputs.dataset(self.args, self.spec, self.save_dir)
+
     def build_model(self) -> Any:
         """Build the network for the data's classes, with weights taken over where they fit."""
         model, self.frozen = network.build_model(self)

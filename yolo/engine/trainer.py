@@ -120,7 +120,7 @@ class Trainer(TrainerParts):
         self.wdir = self.save_dir / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         self.csv = self.save_dir / "results.csv"
-        self.data = inputs.dataset(self.args, self.save_dir)
+        self.data = self.build_data()
         self.model = self.build_model()
         self.step_model = torch.compile(self.model) if self.args.compile else self.model
         self.imgsz = inputs.input_size(self.args.imgsz, self.model.stride)

@@ -24,6 +24,7 @@ from yolo.engine.coco_eval import Objects
 from yolo.engine.events import Callbacks
 from yolo.engine.folders import free_stem
 from yolo.engine.image_ids import unique_image_ids
+from yolo.engine.inputs import loader_for
 from yolo.engine.metrics import ImageRecord, TaskMetrics
 from yolo.engine.runtime import autocast_dtype
 from yolo.errors import DataError
@@ -93,6 +94,10 @@ class Validator:
         self._ms = dict.fromkeys(self.metrics.speed, 0.0)
 
     # What a task fills in.
+
+    def build_loader(self, net: Any) -> ValLoader:
+        """Build the loader of the images that `data` and `split` name, for a model by itself."""
+        return loader_for(self.args, self.spec, net)
 
     def make_metrics(self) -> TaskMetrics:
         """Return empty metrics for `self.names`."""

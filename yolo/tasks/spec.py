@@ -21,7 +21,7 @@ LOGGER = logging.getLogger(__name__)
 _LAZY = frozenset(
     {
         "model", "criterion", "label_format", "trainer", "validator", "predictor", "exporter",
-        "train_config", "val_config", "predict_config",
+        "train_config", "val_config", "predict_config", "extras",
     }
 )  # fmt: skip
 
@@ -41,9 +41,11 @@ class TaskSpec:
         model: subclass of BaseModel, built as `model(cfg, ch=, nc=)`.
         criterion: the loss, an nn.Module whose call `(raw, targets)` returns a LossReport and
             whose `names` are the logged terms; the task's trainer says how it is constructed.
-        label_format: how labels of this task are read (yolo/data/labels.py).
+        label_format: class that reads labels of this task (yolo/data/labels.py).
         trainer, validator, predictor: the classes that run the three loops.
         train_config, val_config, predict_config: the task's option schemas.
+        extras: makes, of (options, dataset), what gives batches targets beyond boxes
+            (`yolo.data.batch.Extras`); None where boxes are all.
         payload: fields of Results that a prediction fills, ("boxes",).
         fitness: key of the metrics by which the best epoch is chosen when `monitor` is unset.
         defaults: options whose default differs for this task.
@@ -60,6 +62,7 @@ class TaskSpec:
     train_config: Any
     val_config: Any
     predict_config: Any
+    extras: Any = None
     suffix: str = ""
     payload: tuple[str, ...] = ("boxes",)
     fitness: str = "fitness"
