@@ -11,64 +11,18 @@ against ground truth read from the label files here, not by the library.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import datetime
-import io
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-import cv2
 import yaml
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from benchmarks.judge import coco_scores, ground_truth, read_rows
 from yolo import YOLO
 from yolo.machine import machine_facts
-
-
-def ground_truth(images: Path) -> dict[str, Any]:
-    """Read YOLO labels into COCO's form, image ids being file stems' places in sorted order."""
-    files = sorted(images.iterdir())
-    pictures, objects = [], []
-    for number, file in enumerate(files):
-        height, width = cv2.imread(str(file)).shape[:2]
-        pictures.append({"id": number, "width": width, "height": height, "stem": file.stem})
-        label = Path(str(file.parent).replace("images", "labels")) / f"{file.stem}.txt"
-        for line in label.read_text().splitlines() if label.is_file() else []:
-            c, x, y, w, h = map(float, line.split())
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            objects.append(
-                {
-                    "id": len(objects) + 1,
-                    "image_id": number,
-                    "category_id": int(c) + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": i + 1, "name": str(i)} for i in range(3)]
-    return {"images": pictures, "annotations": objects, "categories": categories}
-
-
-def coco_map(truth: dict[str, Any], predictions: Path) -> float:
-    """Return pycocotools' mAP50-95 of a predictions.json."""
-    number = {str(p["stem"]): p["id"] for p in truth["images"]}
-    rows = json.loads(predictions.read_text())
-    for row in rows:
-        row["image_id"] = number[Path(row["file_name"]).stem]
-    with contextlib.redirect_stdout(io.StringIO()):
-        gt = COCO()
-        gt.dataset = truth
-        gt.createIndex()
-        scorer = COCOeval(gt, gt.loadRes(rows), "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return float(scorer.stats[0])
 
 
 def run_seed(data: Path, seed: int, out: Path, options: dict[str, Any], split: str) -> dict:
@@ -89,7 +43,7 @@ def run_seed(data: Path, seed: int, out: Path, options: dict[str, Any], split: s
         "val": metrics.box.map,
         "split": split,
         "own": scored.box.map,
-        "pycocotools": coco_map(ground_truth(images), predictions),
+        "pycocotools": coco_scores(ground_truth(images), read_rows(predictions))[0],
     }
 
 

@@ -37,7 +37,10 @@ def golden() -> Callable[[str], Any]:
 def own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test register layers without leaving them behind."""
     from yolo.nn.layer import LAYERS
+    from yolo.tasks.spec import TASKS
 
+    for task in TASKS.values():
+        _ = task.model  # imported now, or their layers would be gone after the test
     monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
 
 

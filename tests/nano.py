@@ -37,6 +37,27 @@ def write_network(folder: Path, text: str = NETWORK) -> Path:
     return path
 
 
+def task_network(folder: Path, spec) -> Path:
+    """Write the package's network of a task, made small."""
+    from yolo.cfg.load import read_yaml, write_yaml
+    from yolo.cfg.networks import FOLDER
+
+    network = read_yaml(FOLDER / f"yolov8{spec.suffix}.yaml")
+    path = folder / f"{spec.name}.yaml"
+    write_yaml(path, {**network, "scales": {"n": [0.33, 0.0625, 128]}})
+    return path
+
+
+def task_data(folder: Path, spec, **changes: object) -> Path:
+    """Write a set of a few images with a task's kind of labels."""
+    from yolo.data.shapes import write_shapes
+
+    kind = next(iter(spec.label_format().kinds), "boxes")
+    few = {"train": 20, "val": 4} if kind == "classes" else {"train": 4, "val": 2}  # all classes
+    given = {**few, "size": (64, 64), "kind": kind, **changes}
+    return write_shapes(folder / spec.name, **given)
+
+
 def options(project: Path, name: str, **changes: object) -> dict:
     """Options of a quick CPU run into `project/name`."""
     base = {
@@ -55,7 +76,7 @@ def train(
         project: parent of the run folder.
         name: of the run folder.
         network: file of the network, for a fresh facade.
-        data: dataset file.
+        data: dataset file, or what else `data=` takes.
         model: a facade to train instead of a fresh one.
         trainer: a trainer class.
         callbacks: event -> function.
@@ -66,7 +87,8 @@ def train(
     model = model or YOLO(network)
     for event, callback in (callbacks or {}).items():
         model.add_callback(event, callback)
-    given = options(project, name, **{"data": str(data), "epochs": 1, **changes})
+    as_given = str(data) if isinstance(data, Path) else data
+    given = options(project, name, **{"data": as_given, "epochs": 1, **changes})
     model.train(trainer, **given)
     return model
 

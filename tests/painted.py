@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images that show their labels: what a transform did to the pixels can be read back from them.
 
-Each object is a polygon in a colour of its own, with the same outline as label, box, oriented box
-and four keypoints (its corners). A grey background is far from every object's colour.
+Each object is a rectangle in a colour of its own, whole, with a hole, or in two parts, labelled by
+its outline, box, oriented box and four keypoints (just within its corners). A grey background is
+far from every object's colour.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from yolo.data.letterbox import fit_shape, resize
 from yolo.data.sample import Instances
 
 BACKGROUND = 60
+FIGURES = ("whole", "hole", "parts")
 
 
 @dataclass
@@ -32,6 +34,9 @@ class Index:
 
     def path(self, i):
         return self.paths[i] if self.paths else f"made/{i}.png"
+
+    def image(self, i, channels):
+        return None
 
     def shape(self, i):
         return tuple(self.shapes[i].tolist())
@@ -83,9 +88,9 @@ def quadrilateral(rng, cx, cy, radius, upright=False):
     )
 
 
-def fill(image, ring, value):
-    """Fill a ring without antialiasing: a pixel belongs to it if its middle does."""
-    height, width = image.shape[:2]
+def within(ring, shape):
+    """Return the pixels (h, w) bool whose middles lie in a ring."""
+    height, width = shape
     y, x = np.mgrid[:height, :width] + 0.5
     inside = np.zeros((height, width), dtype=bool)
     for (ax, ay), (bx, by) in zip(ring, np.roll(ring, -1, 0), strict=True):
@@ -93,10 +98,29 @@ def fill(image, ring, value):
         with np.errstate(divide="ignore", invalid="ignore"):
             at = ax + (y - ay) / (by - ay) * (bx - ax)
         inside ^= crosses & (x < at)
-    image[inside] = value
+    return inside
 
 
-def painted(rng, shape, numbers, kinds=("polygons", "keypoints", "corners"), upright=False):
+def fill(image, ring, value):
+    """Fill a ring without antialiasing."""
+    image[within(ring, image.shape[:2])] = value
+
+
+def rings_of(ring, figure):
+    """Return the rings of a figure that fills a rectangle (4, 2) to its sides."""
+    if figure == "hole":
+        return [ring, ring.mean(0) + 0.45 * (ring - ring.mean(0))]
+    if figure == "parts":
+        start, end = ring[[0, 3]], ring[[1, 2]]
+        low, high = start + 0.35 * (end - start), start + 0.65 * (end - start)
+        return [np.stack([start[0], low[0], low[1], start[1]]),
+                np.stack([high[0], end[0], end[1], high[1]])]  # fmt: skip
+    return [ring]
+
+
+def painted(
+    rng, shape, numbers, kinds=("polygons", "keypoints", "corners"), upright=False, figure="whole"
+):
     """Draw one image with one object a number; return it with its labels."""
     image = np.full((*shape, 3), BACKGROUND, dtype=np.uint8)
     rings = []
@@ -107,14 +131,19 @@ def painted(rng, shape, numbers, kinds=("polygons", "keypoints", "corners"), upr
         cx = (place + 0.5) * width
         cy = rng.uniform(radius * 1.5, shape[0] - radius * 1.5)
         ring = quadrilateral(rng, cx, cy, radius, upright)
-        fill(image, ring, colour(number))
+        filled = np.zeros(shape, dtype=bool)
+        for part in rings_of(ring, figure):
+            filled ^= within(part, shape)
+        image[filled] = colour(number)
         rings.append(ring)
     rings = np.array(rings)
     labels = Instances.from_boxes(numbers, np.concatenate([rings.min(1), rings.max(1)], axis=1))
     if "polygons" in kinds:
-        labels.polygons = [[ring.copy()] for ring in rings]
+        labels.polygons = [[part.copy() for part in rings_of(ring, figure)] for ring in rings]
     if "keypoints" in kinds:
-        labels.keypoints = np.concatenate([rings, np.full((cells, 4, 1), 2.0)], axis=2)
+        middles = rings.mean(1, keepdims=True)
+        inside = middles + 0.8 * (rings - middles)
+        labels.keypoints = np.concatenate([inside, np.full((cells, 4, 1), 2.0)], axis=2)
     if "corners" in kinds:
         labels.corners = rings.copy()
     return image, labels

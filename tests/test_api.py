@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import os
 import random
@@ -18,8 +19,14 @@ import nano
 import yolo
 from yolo import YOLO
 from yolo.data.shapes import write_shapes
-from yolo.engine.checkpoint import digest, load_checkpoint
-from yolo.errors import CheckpointError, ConfigError, MissingFileError
+from yolo.engine.checkpoint import digest, load_checkpoint, save_checkpoint
+from yolo.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingFileError,
+    ModelError,
+    UnknownNameError,
+)
 from yolo.tasks.spec import TASKS
 
 IMAGE = np.full((90, 120, 3), 80, np.uint8)
@@ -95,7 +102,7 @@ def test_a_foreign_checkpoint_is_refused_and_not_run(tmp_path):
             return (Path.touch, (tmp_path / "executed",))
 
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError, match=r"evil\.pt: not a readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"evil\.pt: "):
         YOLO(tmp_path / "evil.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -109,6 +116,23 @@ def test_a_task_that_is_not_the_models(trained):
     with pytest.raises(ValueError, match="'nothing'"):
         YOLO(trained, task="nothing")
     assert YOLO(trained, task="detect").task == "detect"
+
+
+def test_a_network_is_for_one_task(network):
+    assert YOLO(network, task="detect").task == "detect"
+    with pytest.raises(ModelError, match=r"for 'segment', found one for 'detect' .*holds Detect"):
+        YOLO(network, task="segment")
+    with pytest.raises(UnknownNameError, match=r"unknown task 'segmentt'\. Similar: 'segment'"):
+        YOLO(network, task="segmentt")
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_names_of_networks_lead_to_their_tasks(name):
+    suffix = TASKS[name].suffix
+    with torch.device("meta"):
+        for spelling in (f"yolov8n{suffix}.yaml", f"yolov8n{suffix}"):
+            model = YOLO(spelling)
+            assert (model.task, model.model.yaml["scale"]) == (name, "n")
 
 
 # ---------------------------------------------------------------------- weights
@@ -129,6 +153,48 @@ def test_save_and_load_round_trip(trained, network, tmp_path, caplog):
     assert f"took {count} of {count} entries" in caplog.text
     with pytest.raises(FileNotFoundError):
         fresh.load(tmp_path / "none.pt")
+
+
+def test_weights_of_other_classes_need_permission(trained, tmp_path, caplog):
+    model = YOLO(trained)
+    other = TASKS[model.task].model({**model.yaml, "nc": 2, "names": {0: "x", 1: model.names[3]}})
+    fresh = YOLO(trained)
+    fresh.model = other
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        fresh.load(trained)
+    message = str(caught.value)
+    assert "with 5 classes, don't fit this network, for 'detect' with 2: model.5.cv3.0" in message
+    assert "instead of" in message
+    assert message.endswith("load(..., partial=True)")
+    assert nano.same(before, dict(other.state_dict()))
+    caplog.set_level(logging.INFO, "yolo")
+    fresh.load(trained, partial=True)
+    assert f"classes known already: {model.names[3]}" in caplog.text
+    after, source = fresh.model.state_dict(), model.model.state_dict()
+    key = "model.5.cv3.0.2.bias"
+    assert torch.equal(after["model.0.conv.weight"], source["model.0.conv.weight"])
+    assert torch.equal(after[key][1], source[key][3])
+    assert fresh.names == {0: "x", 1: model.names[3]}
+
+
+def test_weights_of_another_task_need_permission(trained, network, tmp_path):
+    saved = load_checkpoint(trained)
+    saved.task = "other"
+    save_checkpoint(tmp_path / "other.pt", saved)
+    with pytest.raises(CheckpointError, match=r"for 'other' .*don't fit.*another task"):
+        YOLO(network).load(tmp_path / "other.pt")
+    YOLO(network).load(tmp_path / "other.pt", partial=True)
+    with pytest.raises(CheckpointError, match=r"holds a model for 'other'; known tasks: .*detect"):
+        YOLO(tmp_path / "other.pt")
+
+
+def test_safetensors_are_a_model_file_too(trained, tmp_path):
+    model = YOLO(trained)
+    model.save(tmp_path / "a.safetensors")
+    again = YOLO(tmp_path / "a.safetensors")
+    assert nano.same(dict(model.model.state_dict()), dict(again.model.state_dict()))
+    assert again.names == model.names
 
 
 def test_reset_weights_starts_afresh(trained):
@@ -215,6 +281,41 @@ def test_cfg_file_lies_below_keywords(model, data, tmp_path):
 def test_a_wrong_task_is_refused(model):
     with pytest.raises(ConfigError, match="this model is for 'detect'"):
         model.predict(IMAGE, task="nothing")
+
+
+@pytest.mark.parametrize(
+    ("mode", "option", "home"),
+    [
+        ("train", "vid_stride", "predict"),
+        ("train", "agnostic_nms", "val and predict"),
+        ("val", "kobj", "pose train"),
+        ("train", "retina_masks", "segment "),
+        ("predict", "auto_augment", "classify train"),
+    ],
+)
+def test_an_option_of_another_mode_is_sent_home(model, mode, option, home):
+    given = {"source": IMAGE} if mode == "predict" else {"data": "shapes"}
+    with pytest.raises(ConfigError, match=f"{option!r} belongs to {home}.*, not to ") as error:
+        getattr(model, mode)(**given, **{option: 7})
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_of_another_task_is_left_out_aloud(model, caplog):
+    """Scripts give one set of options to models of several tasks."""
+    model.predict(IMAGE, retina_masks=False, imgsz=64, verbose=False)
+    assert not caplog.records  # it's what happens anyway
+    model.predict(IMAGE, retina_masks=True, imgsz=64, verbose=False)
+    assert "'retina_masks' is for segment; it has no effect on this model" in caplog.text
+    with pytest.raises(ConfigError, match="train needs data="):
+        model.train(kobj=2.0, mask_ratio=2, overlap_mask=False, dropout=0.1, erasing=0.1, pose=1.0)
+    words = [record.getMessage().split(";")[0] for record in caplog.records[1:]]
+    assert words == [
+        f"option '{name}' is for {task}"
+        for name, task in (
+            ("kobj", "pose"), ("mask_ratio", "segment"), ("overlap_mask", "segment"),
+            ("dropout", "classify"), ("erasing", "classify"), ("pose", "pose"),
+        )
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------- what calls leave alone
@@ -331,6 +432,52 @@ def test_a_trainer_class_can_be_given(network, data, tmp_path):
     model.train(Mine, data=str(data), **nano.options(tmp_path, "run", epochs=1))
     assert isinstance(model.trainer, Mine)
     assert "metrics/mine" in (tmp_path / "run" / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_classes_of_every_task_can_be_subclassed_and_given(name, tmp_path):
+    package = importlib.import_module(f"yolo.tasks.{name}")
+    spec, data = TASKS[name], nano.task_data(tmp_path, TASKS[name])
+
+    def public(part):
+        return getattr(package, getattr(spec, part).__name__)  # "SegmentationTrainer"
+
+    class Coach(public("trainer")):
+        def build_criterion(self):
+            called.append("trainer")
+            return super().build_criterion()
+
+    class Judge(public("validator")):
+        def make_metrics(self):
+            called.append("validator")
+            return super().make_metrics()
+
+    class Seer(public("predictor")):
+        def postprocess(self, outputs, prepared):
+            called.append("predictor")
+            return super().postprocess(outputs, prepared)
+
+    called = []
+    model = YOLO(nano.task_network(tmp_path, spec))
+    assert model.task == name
+    assert type(model.model) is public("model") is model.task_map[name]["model"]
+    metrics = model.train(Coach, data=str(data), **nano.options(tmp_path, "run", epochs=1))
+    assert isinstance(model.trainer, Coach)
+    assert np.isfinite(list(metrics.results_dict.values())).all()
+    assert spec.fitness in metrics.results_dict
+    columns = (tmp_path / "run" / "results.csv").read_text().splitlines()[0].split(",")
+    assert {*model.trainer.label_loss_items()} <= {*columns}
+    assert {*metrics.results_dict} - {"fitness"} <= {*columns}
+
+    again = YOLO(tmp_path / "run" / "weights" / "last.pt")
+    assert again.task == name
+    scores = again.val(Judge, data=str(data), plots=False, verbose=False, workers=0)
+    assert scores is again.metrics
+    (result,) = again.predict(IMAGE, predictor=Seer, verbose=False, conf=0.0)
+    assert {part for part in spec.payload if getattr(result, part) is None} <= {"masks"}
+    others = {"boxes", "masks", "keypoints", "obb", "probs"} - {*spec.payload}
+    assert all(getattr(result, part) is None for part in others)
+    assert {"trainer", "validator", "predictor"} <= {*called}
 
 
 def test_an_embedded_set_needs_no_folder(network, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -93,7 +94,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
 
     class Facade:
-        def __init__(self, model: str, task: str | None) -> None:
+        def __init__(self, model: str, task: str | None, sha256: str | None = None) -> None:
             seen.append(("load", model, task))
 
         def train(self, **options: Any) -> None:
@@ -154,6 +155,13 @@ def test_cfg_file_lies_below_the_command_line(calls, tmp_path):
 def test_resume_from_a_file_needs_no_model(calls):
     assert main(["train", "resume=last.pt"]) == 0
     assert calls == [("load", "last.pt", None), ("train", {"resume": True})]
+
+
+def test_a_switch_of_another_task_reaches_the_facade_which_answers(calls):
+    line = "detect predict retina_masks model=a.pt source=x.jpg"
+    assert main(line.split()) == 0
+    assert calls[0] == ("load", "a.pt", "detect")
+    assert calls[1][1]["retina_masks"] is True
 
 
 def test_task_by_option(calls):
@@ -249,6 +257,26 @@ def test_cfg_lists_options_by_mode_and_task(capsys):
     assert "vid_stride" not in part
 
 
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        ("train", ("overlap_mask", "mask_ratio", "kobj", "pose", "dropout", "erasing", "dfl")),
+        ("segment", ("retina_masks", "overlap_mask")),
+        ("classify", ("imgsz .* 224 ", "auto_augment")),
+        ("obb val", ("conf .* 0.01 ",)),
+    ],
+)
+def test_cfg_has_what_tasks_add_and_what_they_change(words, rows, capsys):
+    assert main(["cfg", *words.split()]) == 0
+    out = capsys.readouterr().out
+    for row in rows:
+        assert re.search(rf"^{row}", out, re.MULTILINE)
+    own = {f"{task} {mode}" for task in TASKS for mode in ("train", "val", "predict")}
+    titles = own & {*out.splitlines()}
+    assert titles
+    assert all(set(words.split()) <= {*title.split()} for title in titles)
+
+
 def test_checks_prints_the_machine(capsys):
     assert main(["checks"]) == 0
     assert "torch" in capsys.readouterr().out
@@ -293,7 +321,8 @@ def test_help_and_version_import_nothing_heavy():
 
 
 def test_options_table_imports_no_torch():
-    code = "import sys\nfrom yolo.cli import main\nmain(['cfg'])\nsys.exit('torch' in sys.modules)"
+    words = ["cfg", *TASKS]
+    code = f"import sys\nfrom yolo.cli import main\nmain({words})\nsys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

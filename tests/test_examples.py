@@ -22,11 +22,11 @@ def test_notebooks_are_stored_without_outputs(path):
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
-def run_quickstart(folder, monkeypatch, parameters=None):
-    """Execute the notebook in `folder`; return its outputs."""
+def run_notebook(name, folder, monkeypatch, parameters=None):
+    """Execute a notebook in `folder`; return its outputs."""
     # The kernel is another process: it finds the package under test, and nothing else, by this.
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
-    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     if parameters:
         cell.source = re.sub(r"^EPOCHS, SIZE = .*$", parameters, cell.source, flags=re.M)
@@ -47,7 +47,7 @@ def stdout(outputs):
 def test_quickstart_runs_and_shows_pictures(tmp_path, monkeypatch):
     # On a busy machine two threads that wait for each other take many times as long as one.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    outputs = run_quickstart(tmp_path, monkeypatch, "EPOCHS, SIZE = 1, 96")
+    outputs = run_notebook("quickstart", tmp_path, monkeypatch, "EPOCHS, SIZE = 1, 96")
     pictures = [o for o in outputs if {"image/png", "image/jpeg"} & o.get("data", {}).keys()]
     assert len(pictures) == 4
     assert "mAP50-95" in stdout(outputs)
@@ -59,7 +59,7 @@ def test_quickstart_runs_and_shows_pictures(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_quickstart_as_it_stands_trains_a_good_detector(tmp_path, monkeypatch):
-    outputs = run_quickstart(tmp_path, monkeypatch)
+    outputs = run_notebook("quickstart", tmp_path, monkeypatch)
     found = re.search(r"mAP50 ([0-9.]+), mAP50-95", stdout(outputs))
     assert float(found[1]) > 0.5
 
@@ -84,3 +84,13 @@ assert "count" in TASKS
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, cwd=EXAMPLES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({path.stem for path in NOTEBOOKS} - {"quickstart"}))
+def test_notebook_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    outputs = run_notebook(name, tmp_path, monkeypatch, "EPOCHS, SIZE = 1, 96")
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert name == "own_loop" or [o for o in outputs if "image/png" in o.get("data", {})]
+    assert stdout(outputs) or name != "own_loop"

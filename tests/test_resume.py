@@ -194,5 +194,11 @@ def test_what_cannot_be_resumed_says_why(network, data, tmp_path):
         YOLO(weights / "last.pt").train(resume=True, epochs=9, lr0=0.5)
     with pytest.raises(ConfigError, match="save, seed can't change"):
         YOLO(weights / "last.pt").train(resume=True, epochs=9, seed=4, save=False)
+    text = Path(data).read_text(encoding="utf-8")
+    other = tmp_path / "more_classes.yaml"
+    text = f"path: {Path(data).parent}\n{text.rstrip()}\n  5: another\n"
+    other.write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"of 5 classes, doesn't fit.* for 6: model.5.cv3.0"):
+        YOLO(weights / "last.pt").train(resume=True, epochs=9, data=str(other))
     with pytest.raises(ConfigError, match="resume=True needs a model loaded from"):
         YOLO(network).train(resume=True)

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from yolo.api import YOLO as YOLO
+    from yolo.engine.fetch import fetch_weights as fetch_weights
+    from yolo.ensemble import attempt_load_weights as attempt_load_weights
     from yolo.errors import YoloError as YoloError
     from yolo.nn.layer import layer as layer
     from yolo.tasks.spec import TASKS as TASKS
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "YOLO": "yolo.api",
+    "attempt_load_weights": "yolo.ensemble",
+    "fetch_weights": "yolo.engine.fetch",
     "TASKS": "yolo.tasks.spec",
     "TaskSpec": "yolo.tasks.spec",
     "register_task": "yolo.tasks.spec",
@@ -29,7 +33,10 @@ _PUBLIC = {
     "YoloError": "yolo.errors",
 }
 
-__all__ = ["TASKS", "YOLO", "TaskSpec", "YoloError", "__version__", "layer", "register_task"]
+__all__ = [
+    "TASKS", "YOLO", "TaskSpec", "YoloError", "__version__", "attempt_load_weights",
+    "fetch_weights", "layer", "register_task",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

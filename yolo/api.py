@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from yolo.cfg.load import read_options, resolve
 from yolo.cfg.networks import find_network
 from yolo.engine.events import Callback, Callbacks
-from yolo.errors import CheckpointError, ConfigError, MissingFileError
-from yolo.tasks.spec import TASKS, TaskSpec, task_of_network
+from yolo.engine.fetch import find_weights, is_weights
+from yolo.errors import CheckpointError, ConfigError
+from yolo.tasks.spec import TASKS, TaskSpec, homes_of_option, task_of_network
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ class YOLO:
     """A model with everything one does with it.
 
     Args:
-        model: a network YAML ("yolov8n.yaml", or your own file) or a checkpoint (".pt").
+        model: a network YAML ("yolov8n.yaml", or your own file), a checkpoint (".pt", ours or of
+            Ultralytics 8.x; ".safetensors"), or a checkpoint's http(s) address with `sha256`.
         task: the task's name, where the model doesn't say.
         verbose: print the table of layers.
         plugins: your own Python files to import first, for blocks and tasks that they register.
+        sha256: what the checkpoint's content must have; a download needs it.
 
     Raises:
         MissingFileError: if the file isn't there.
@@ -49,6 +52,7 @@ class YOLO:
         task: str | None = None,
         verbose: bool = False,
         plugins: str | Path | tuple[str | Path, ...] = (),
+        sha256: str | None = None,
     ) -> None:
         if plugins:
             from yolo.plugins import load_plugins
@@ -71,8 +75,8 @@ class YOLO:
         self.trained = False
         self._backend: Any = None
         self._fused = False
-        if Path(model).suffix == ".pt":
-            self._load_checkpoint(Path(model), task)
+        if is_weights(model):
+            self._load_checkpoint(find_weights(model, sha256), task)
         else:
             self._build(model, task)
         if verbose:
@@ -82,25 +86,16 @@ class YOLO:
 
     def _build(self, name: str | Path, task: str | None) -> None:
         network = find_network(name)
-        spec = TASKS[task] if task else task_of_network(network.yaml, str(network.path))
         self.cfg = str(name)
-        self.spec: TaskSpec = spec
-        self.model: BaseModel = spec.model(name)
+        self.spec: TaskSpec = task_of_network(network.yaml, str(network.path), task)
+        self.model: BaseModel = self.spec.model(name)
 
     def _load_checkpoint(self, path: Path, task: str | None) -> None:
         from yolo.engine.checkpoint import load_checkpoint
         from yolo.engine.network import load_model
 
-        if not path.is_file():
-            raise MissingFileError(
-                f"{path}: no such file (looked in {path.absolute().parent}). Nothing is "
-                f"downloaded: train one with YOLO('{path.stem}.yaml').train(data=...), or give "
-                "the path of weights that you have"
-            )
         saved = load_checkpoint(path)
-        if task is not None and task != saved.task:
-            raise CheckpointError(f"{path}: holds a model for {saved.task!r}, not {task!r}")
-        self.spec = TASKS[saved.task]
+        self.spec = _task_of(saved, path, task)
         self.model = load_model(saved, self.spec, str(path))
         self.ckpt_path = str(path)
         self.ckpt = {k: v for k, v in vars(saved).items() if k not in {"weights", "state"}}
@@ -108,18 +103,31 @@ class YOLO:
         self.overrides["model"] = str(path)
         self.overrides |= {k: saved.config[k] for k in _INHERITED if k in saved.config}
 
-    def load(self, weights: str | Path) -> YOLO:
-        """Take over the weights that fit from a checkpoint; the rest is listed in the log.
+    def load(self, weights: str | Path, partial: bool = False) -> YOLO:
+        """Take over the weights and class names of a checkpoint.
+
+        Args:
+            weights: the file.
+            partial: where it doesn't fit, take what fits (rows of classes by the classes' names),
+                and list the rest in the log.
 
         Raises:
-            MissingFileError, CheckpointError: if the file can't be read.
+            MissingFileError, CheckpointError: if the file can't be read, or doesn't fit.
         """
         from yolo.engine.checkpoint import load_checkpoint
-        from yolo.engine.network import take_weights
+        from yolo.engine.network import listed, misfits, take_weights
 
         saved = load_checkpoint(weights)
-        LOGGER.info(take_weights(self.model, saved.weights, str(weights)))
-        if len(saved.names) == self.model.nc:
+        found = misfits(self.model.state_dict(), saved.weights)
+        if (found or saved.task != self.task) and not partial:
+            raise CheckpointError(
+                f"{weights}: the weights, for {saved.task!r} with {len(saved.names)} classes, "
+                f"don't fit this network, for {self.task!r} with {self.model.nc}: "
+                f"{listed(found) or 'another task'}. To take what fits: load(..., partial=True)"
+            )
+        names = saved.names if found else None
+        LOGGER.info(take_weights(self.model, saved.weights, str(weights), names))
+        if not found:
             self.model.names = dict(saved.names)
         self.trained = True
         return self
@@ -189,6 +197,7 @@ class YOLO:
         """Hold what a finished training produced."""
         if runner.args.save:
             self._load_checkpoint(runner.best, None)
+            self.overrides["data"] = runner.args.data  # Python objects are in no file
             return
         self.model = runner.final_model.cpu()
         self.trained = True
@@ -317,7 +326,7 @@ class YOLO:
         options_file = given.pop("cfg", None)
         if options_file:
             layers.append(read_options(options_file, given))
-        config = resolve(schema, *layers, given)
+        config = resolve(schema, *layers, given, elsewhere=homes_of_option)
         if given.get("plugins"):  # what a checkpoint says is never imported
             from yolo.plugins import load_plugins
 
@@ -410,3 +419,21 @@ class YOLO:
     def reset_callbacks(self) -> None:
         """Remove all callbacks."""
         self.callbacks_.reset()
+
+
+def _task_of(saved: Checkpoint, path: Path, asked: str | None) -> TaskSpec:
+    """Return a checkpoint's task.
+
+    Raises:
+        CheckpointError: if it isn't known, or isn't the one that was asked for.
+    """
+    if not saved.task:
+        return task_of_network(saved.network, str(path), asked)
+    if asked is not None and asked != saved.task:
+        raise CheckpointError(f"{path}: holds a model for {saved.task!r}, not {asked!r}")
+    if saved.task not in TASKS:
+        raise CheckpointError(
+            f"{path}: holds a model for {saved.task!r}; known tasks: {', '.join(TASKS)}. A task of "
+            "your own must be imported first (plugins=)"
+        )
+    return TASKS[saved.task]

@@ -56,13 +56,14 @@ Also   check    yolo check data.yaml: label problems as file:line: reason; statu
 
 Order is free. Values: None, True, False, numbers, lists (imgsz=320,640), text; a bare name means
 True. cfg=file.yaml holds options below those of the command line. plugins=a.py,b.py imports your
-own blocks and tasks first.
+own blocks and tasks first. weights=https://.../x.pt sha256=... downloads weights into ./weights.
 """
 
 _PAIR = re.compile(r"-{0,2}([A-Za-z_][A-Za-z0-9_-]*)\s*=(.*)", re.DOTALL)
 _OPEN_PAIR = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*\s*=")
 _TEXT_OPTIONS = frozenset(
-    {"model", "data", "project", "name", "cfg", "cache_dir", "plugins", "task", "format"}
+    {"model", "weights", "sha256", "data", "project", "name", "cfg", "cache_dir"}
+    | {"plugins", "task", "format"}
 )  # their values stay text: name=007 and name=1e3 are folders, not numbers
 
 
@@ -148,13 +149,13 @@ def _run_mode(command: Command) -> int:
     _load_plugins(given.get("plugins"))
     task, words = _find_task(command.words, given.pop("task", None))
     given = {**given, **dict.fromkeys(_switches(words, mode, task), True)}
-    model = _take_model(mode, given)
+    model, sha256 = _take_model(mode, given), given.pop("sha256", None)
     _require(mode, given)
     from yolo import YOLO, __version__
 
     if not hasattr(YOLO, mode):
         raise ConfigError(f"'yolo {mode}' isn't part of version {__version__}")
-    call = getattr(YOLO(model, task=task.name if task else None), mode)
+    call = getattr(YOLO(model, task=task.name if task else None, sha256=sha256), mode)
     if mode in ("predict", "track"):
         for _ in call(**{"save": True, **given, "stream": True}):
             pass  # one result at a time: a long video doesn't fill the memory
@@ -204,10 +205,11 @@ def _switches(words: Sequence[str], mode: str, task: TaskSpec | None) -> list[st
     from yolo.cfg.schema import leaves
     from yolo.tasks.spec import TASKS
 
-    fields = {
+    fields = {  # what belongs to another task or mode is for the facade to answer
         name: option
-        for spec in ([task] if task else TASKS.values())
-        for name, option in _schema(mode, spec).model_fields.items()
+        for place in (*EXAMPLES, mode)
+        for spec in (*TASKS.values(), *([task] if task else []))
+        for name, option in _schema(place, spec).model_fields.items()
     }
     for word in words:
         if word not in fields:
@@ -234,8 +236,12 @@ def _schema(mode: str, spec: TaskSpec) -> type[Config]:
 
 
 def _take_model(mode: str, given: dict[str, Any]) -> str:
-    """Take the model out of the options; `train resume=last.pt` needs no other."""
-    model, resume = given.pop("model", None), given.get("resume")
+    """Take the model (`weights` is another name) out of the options.
+
+    `train resume=last.pt` needs no other.
+    """
+    resume = given.get("resume")
+    model = given.pop("model" if given.get("model") is not None else "weights", None)
     if model is None and mode == "train" and isinstance(resume, str):
         given["resume"] = True
         return resume
@@ -288,8 +294,8 @@ def _show_options(command: Command) -> int:
         tables[mode] = option_rows(by_mode[mode], without=CommonConfig)
     for task in tasks:
         for mode in modes:
-            own = option_rows(_schema(mode, TASKS[task]), without=by_mode[mode])
-            tables[f"{task} {mode}"] = own
+            schema, own = _schema(mode, TASKS[task]), TASKS[task].defaults_for(mode)
+            tables[f"{task} {mode}"] = option_rows(schema, by_mode[mode], own)
     for title, rows in tables.items():
         if rows:
             _say(f"{title}\n\n{render_table(rows)}\n")

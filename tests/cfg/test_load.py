@@ -69,12 +69,32 @@ def test_unknown_option_without_a_neighbour():
         (TrainConfig, "agnostic_nms", "val and predict"),
         (TrainConfig, "opset", "export"),
         (PredictConfig, "tracker", "track"),
-        (TrainConfig, "overlap_mask", "the mask task"),
+        (TrainConfig, "tiles", "maps val and grids val"),
+        (TrainConfig, "pretraind", None),
     ],
 )
 def test_an_option_of_another_place_is_sent_there(schema, name, home):
-    with pytest.raises(ConfigError, match=f"{name!r} belongs to {home}, not to {schema.for_mode}"):
-        resolve(schema, {name: 1}, elsewhere={"overlap_mask": "the mask task"})
+    text = f"{name!r} belongs to {home}, not to {schema.for_mode}"
+    with pytest.raises(ConfigError, match=text if home else "unknown option.*'pretrained'"):
+        resolve(schema, {name: 1}, elsewhere=tiles_of_other_tasks)
+
+
+class Tiled(ValConfig):
+    tiles: int = 4
+
+
+def tiles_of_other_tasks(name):
+    return [("maps", Tiled), ("grids", Tiled)] if name == "tiles" else []
+
+
+def test_an_option_of_another_task_has_no_effect_and_says_so(caplog):
+    """Scripts give one set of options to models of several tasks."""
+    for value in (2, 4):
+        assert resolve(ValConfig, {"tiles": value}, elsewhere=tiles_of_other_tasks) == ValConfig()
+    (record,) = caplog.records  # 4 is what happens there anyway
+    words = "option 'tiles' is for maps and grids; it has no effect on this model"
+    assert record.getMessage() == words
+    assert resolve(Tiled, {"tiles": 2}, elsewhere=tiles_of_other_tasks).tiles == 2
 
 
 @pytest.mark.parametrize(

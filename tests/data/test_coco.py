@@ -16,6 +16,7 @@ from yolo.data.coco import find_image_folder, read_categories
 from yolo.data.datasets import read_dataset
 from yolo.data.index import build_index
 from yolo.data.labels import BoxLabels
+from yolo.data.masks import decode_rle, encode_rle, polygon_rle, run_lengths
 from yolo.errors import DataError
 
 BOXES = BoxLabels()
@@ -189,6 +190,7 @@ def test_other_kinds_are_kept_for_formats_that_want_them(
 ) -> None:
     rings = [[0, 0, 4, 0, 4, 4], [1, 1, 2, 1, 2, 2, 1, 2]]
     content["annotations"][0].update(segmentation=rings, keypoints=[1, 2, 2, 0, 0, 0])
+    content["annotations"][1].update(segmentation=[])  # a crowd may go without
     content["annotations"][2].update(segmentation={"counts": "x", "size": [40, 60]})
     spec = read_dataset(
         {
@@ -202,13 +204,63 @@ def test_other_kinds_are_kept_for_formats_that_want_them(
     assert full.polygons is not None
     assert full.keypoints is not None
     assert [len(ring) for ring in full.polygons[0]] == [3, 4]
-    assert full.polygons[1] == []  # the crowd's run-length mask
+    assert full.polygons[1] == []
     assert full.keypoints.tolist() == [[[1, 2, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
-    assert "expected segmentation as polygons" in report.problems[0].reason
+    assert "expected run lengths that add up to 40 x 60" in report.problems[0].reason
     content["annotations"][0]["keypoints"] = [1, 2]
     save(tmp_path, content)
     problems = build_index(spec, "val", Everything())[1].problems
     assert any("expected 6 numbers in keypoints" in p.reason for p in problems)
+
+
+def test_masks_of_every_form_become_rings(tmp_path: Path, content: dict[str, Any]) -> None:
+    """Run lengths, packed and plain, of objects and crowds; parts that overlap are a union."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 8:30] = 1
+    mask[9:12, 12:20] = 0
+    packed = encode_rle(mask, 0, 0, mask.shape)
+    plain = {"size": [40, 60], "counts": run_lengths(packed).tolist()}
+    parts = [[2, 2, 20, 2, 20, 20, 2, 20], [10, 10, 30, 10, 30, 30, 10, 30]]
+    text = {**packed, "counts": packed["counts"].decode()}
+    for entry, found in zip(content["annotations"], (text, plain, parts), strict=True):
+        entry["segmentation"] = found
+    index, report = build_index(
+        read_dataset(save(tmp_path, content)), "train", Everything(kinds=frozenset({"polygons"}))
+    )
+    assert report.problems == []
+    assert index.instances(1).ignore.tolist() == [False, True]
+    for polygon in index.instances(1).polygons or []:
+        assert [len(ring) for ring in polygon] == [4, 4]
+        assert np.array_equal(decode_rle(polygon_rle(polygon, (40, 60))), mask)
+    (union,) = index.instances(0).polygons or []
+    assert decode_rle(polygon_rle(union, (40, 60))).sum() == 18 * 18 + 20 * 20 - 10 * 10
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "polygons of at least 3 points each, or as run lengths, found None"),
+        ([], "or as run lengths, found []"),
+        ([[1, 1, 2, 2]], "at least 3 points each, or as run lengths, found [[1, 1, 2, 2]]"),
+        ([[1, 1, 2, 2, 3, "4"]], "at least 3 points"),
+        ({"size": [60, 40], "counts": [2400]}, "size [40, 60] (h, w), found [60, 40]"),
+        ({"counts": [2400]}, "size [40, 60] (h, w), found None"),
+        ({"size": [40, 60], "counts": [2400]}, "at least one pixel"),
+        ({"size": [40, 60], "counts": [2401, -1]}, "as text or numbers, found [2401, -1]"),
+        ({"size": [40, 60], "counts": [99, 1]}, "40 x 60 = 2400 pixels, found 100"),
+        ({"size": [40, 60], "counts": 3}, "as text or numbers, found 3"),
+    ],
+)
+def test_bad_masks(tmp_path: Path, content: dict[str, Any], found: Any, reason: str) -> None:
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[1, 1, 5, 1, 5, 5]]
+    content["annotations"][0]["segmentation"] = found
+    spec = read_dataset(save(tmp_path, content))
+    index, report = build_index(spec, "train", Everything(kinds=frozenset({"polygons"})))
+    assert sum(map(int, index.offsets[1:] - index.offsets[:-1])) == 2
+    (problem,) = report.problems
+    assert "annotation 1: expected" in problem.reason
+    assert reason in problem.reason
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from yolo.data.datasets import GENERATORS, DatasetSpec, read_dataset
+from yolo.data.datasets import GENERATORS, DatasetSpec, read_dataset, recordable
 from yolo.errors import DataError, MissingFileError
 
 GOOD: dict[str, Any] = {"train": "images/train", "val": "images/val", "names": ["a", "b"]}
-POSE: dict[str, Any] = {**GOOD, "kpt_shape": [3, 3]}
 
 
 @pytest.fixture
@@ -86,43 +86,14 @@ def test_absent_images_name_the_nearest_and_download_never_runs(folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("names", "nc", "expected"),
-    [
-        (["x", "y"], None, {0: "x", 1: "y"}),
-        ({1: "y", 0: "x"}, 2, {0: "x", 1: "y"}),
-        ({"0": "x", "1": 7}, None, {0: "x", 1: "7"}),
-        (None, 2, {0: "class_0", 1: "class_1"}),
-    ],
-)
-def test_names_and_nc(folder: Path, names: Any, nc: Any, expected: dict[int, str]) -> None:
-    spec = read_dataset(dump(folder / "d.yaml", {**GOOD, "names": names, "nc": nc}))
-    assert spec.names == expected
-    assert list(spec.names) == [0, 1]
-
-
-@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"train": None}, "expected the key 'train'"),
         ({"val": None}, "expected the key 'val'"),
         ({"val": 5}, "val: expected paths, found 5"),
         ({"names": None}, "expected the key 'names'"),
-        ({"names": ["a"], "nc": 2}, "nc is 2, but `names` holds 1"),
-        ({"names": {0: "a", 2: "b"}}, "ids 0 to 1, found 0 to 2"),
-        ({"names": {"x": "a"}}, "whole numbers as ids"),
-        ({"names": [True, False]}, "names: 0: expected text, found True; put it in quotes"),
-        ({"names": "cat"}, "expected a list"),
-        ({"nc": 0}, "nc: expected a number of classes"),
-        ({"nc": "2"}, "nc: expected a number of classes"),
-        ({"channels": 0}, "channels: expected"),
         ({"path": 3}, "path: expected a folder"),
         ({"path": "https://x/y.zip"}, "path: expected a folder"),
-        ({"kpt_shape": [3]}, "kpt_shape: expected"),
-        ({"kpt_shape": [3, 4]}, "kpt_shape: expected"),
-        ({"kpt_shape": [3, 3], "flip_idx": [0, 1, 1]}, "flip_idx: expected each of 0 to 2 once"),
-        ({"kpt_shape": [3, 3], "kpt_oks_sigmas": [0.1, 0.2]}, "kpt_oks_sigmas: expected 3"),
-        ({"kpt_shape": [3, 3], "kpt_oks_sigmas": [0.1, 0.2, -1]}, "kpt_oks_sigmas: expected 3"),
-        ({"kpt_shape": [3, 3], "kpt_names": {0: ["nose"]}}, "kpt_names: 0: expected 3 names"),
         ({"train": "a.json"}, "expected all splits as COCO JSON or none"),
     ],
 )
@@ -130,22 +101,6 @@ def test_bad_keys_name_file_and_key(folder: Path, change: dict[str, Any], reason
     entries = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     with pytest.raises(DataError, match=f"^{folder / 'd.yaml'}: .*{reason}"):
         read_dataset(dump(folder / "d.yaml", entries))
-
-
-def test_keypoint_keys(folder: Path) -> None:
-    entries = {
-        **POSE,
-        "flip_idx": [0, 2, 1],
-        "kpt_oks_sigmas": [0.1, 0.2, 0.2],
-        "kpt_names": {0: ["nose", "left", "right"]},
-        "channels": 4,
-    }
-    spec = read_dataset(dump(folder / "d.yaml", entries))
-    assert spec.kpt_shape == (3, 3)
-    assert spec.flip_idx == (0, 2, 1)
-    assert spec.kpt_oks_sigmas == (0.1, 0.2, 0.2)
-    assert spec.kpt_names == {0: ("nose", "left", "right")}
-    assert spec.channels == 4
 
 
 def test_misspelt_key_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,3 +191,98 @@ def test_spec_is_frozen() -> None:
     with pytest.raises(AttributeError):
         spec.channels = 4  # type: ignore[misc]
     assert spec.where == "the dataset mapping"
+
+
+class Items:
+    """A torch-style dataset: length and items, nothing else."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        raise AssertionError("nothing is read yet")
+
+
+def test_python_objects() -> None:
+    entries = {"train": Items(), "val": [{"image": 1}], "names": ["a"], "channels": 1}
+    spec = read_dataset(entries)
+    assert spec.kind == "objects"
+    assert spec.items["train"] is entries["train"]
+    assert list(spec.splits) == ["train", "val"]
+    assert (spec.names, spec.channels) == ({0: "a"}, 1)
+
+    @dataclass
+    class Data:
+        train: Any
+        names: list[str]
+        val: Any = None
+
+    spec = read_dataset(Data(Items(), ["a"]))
+    assert list(spec.splits) == ["train"]
+    with pytest.raises(DataError, match="the dataset mapping: expected the key 'val', found train"):
+        spec.require("val")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"val": "images/val"}, "val: expected a sequence of items as in the other splits"),
+        ({"train": (i for i in [1]), "val": "x"}, r"train: expected paths, .* needs len\(\)"),
+        ({"names": None}, "expected the key 'names'"),
+        ({"train": {"objects": 9}, "val": {"objects": 2}}, "run's 9 images were Python objects"),
+    ],
+)
+def test_bad_python_objects(change: dict[str, Any], reason: str) -> None:
+    entries = {"train": Items(), "val": Items(), "names": ["a"], **change}
+    with pytest.raises(DataError, match=f"^the dataset mapping: .*{reason}"):
+        read_dataset(entries)
+
+
+def test_a_record_says_how_many_objects_there_were(folder: Path) -> None:
+    data = {"train": Items(), "val": [{"image": 1}], "names": {0: "a"}}
+    kept = recordable([data, folder, {"train": ["a", "b"]}])
+    assert kept[0] == {"train": {"objects": 2}, "val": {"objects": 1}, "names": {"0": "a"}}
+    assert kept[1:] == [folder, {"train": ["a", "b"]}]
+    assert recordable("shapes") == "shapes"
+    assert recordable(None) is None
+    with pytest.raises(DataError, match="give them again"):
+        read_dataset(kept)
+
+
+def test_merge_reads_relative_to_the_file(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    a = dump(folder / "sub/a.yaml", {**GOOD, "path": str(folder)})
+    for data in (
+        dump(folder / "m.yaml", {"merge": ["sub/a.yaml", {**GOOD, "names": ["b", "c"]}]}),
+        [a, {**GOOD, "path": str(folder), "names": ["b", "c"]}],
+    ):
+        spec = read_dataset(data)
+        assert spec.kind == "merged"
+        assert spec.names == {0: "a", 1: "b", 2: "c"}
+        assert [classes for _, classes in spec.parts] == [(0, 1), (1, 2)]
+        assert [part.where for part, _ in spec.parts] == [str(a), "merge[1]"]
+        assert set(spec.splits) == {"train", "val"}
+
+
+def test_classes_are_chosen_from_the_file_itself(folder: Path) -> None:
+    file = dump(folder / "d.yaml", {**GOOD, "classes": {"x": "b"}})
+    spec = read_dataset(file)
+    assert spec.names == {0: "x"}
+    assert spec.where == str(file)
+    both = read_dataset(dump(folder / "e.yaml", {**GOOD, "merge": "d.yaml", "classes": ["x", "a"]}))
+    assert [classes for _, classes in both.parts] == [(1, -1), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"merge": []}, "merge: expected at least one dataset"),
+        ({"merge": "m.yaml"}, "merge: this file is among the datasets that it merges"),
+        ({"merge": ["a.yaml"], "names": ["a"]}, "names: is what the merged datasets say"),
+        ({**GOOD, "classes": ["c"]}, "classes: c: there is no class 'c'"),
+    ],
+)
+def test_bad_merges(folder: Path, entries: dict[str, Any], reason: str) -> None:
+    dump(folder / "a.yaml", GOOD)
+    with pytest.raises(DataError, match=f"^{folder / 'm.yaml'}: {reason}"):
+        read_dataset(dump(folder / "m.yaml", entries))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from yolo.data.geometry import (
     warp_boxes,
     warp_instances,
     warp_points,
+    with_outlines,
 )
 from yolo.data.sample import Instances
 
@@ -194,6 +197,28 @@ def test_oriented_boxes_at_the_border_fit_what_is_left():
     )
     gone = clip_instances(labels, (20, 20, 50, 50))
     assert box_areas(gone.boxes).tolist() == [0]
+
+
+def test_what_is_cut_twice_is_cut_once_from_its_outline():
+    """A box fitted in between would be too large."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        ring = quadrilateral(rng, *rng.uniform(20, 40, 2), 22)
+        box = [[*ring.min(0), *ring.max(0)]]
+        labels = with_outlines(Instances.from_boxes([0], box, corners=ring[None]))
+        twice = clip_instances(clip_instances(labels, (0, 25, 60, 60)), (25, 0, 60, 60))
+        once = clip_instances(labels, (25, 25, 60, 60))
+        np.testing.assert_allclose(twice.boxes, once.boxes, atol=1e-9)
+        if len(once.polygons[0]):
+            np.testing.assert_allclose(area(twice.corners[0]), area(once.corners[0]), rtol=1e-9)
+            inside = warp_points(np.concatenate(twice.polygons[0]), np.eye(3))
+            assert polygon_bounds([[inside]], once.boxes).tolist() == twice.boxes.tolist()
+        bare = clip_instances(replace(labels, polygons=None), (25, 25, 60, 60))
+        np.testing.assert_allclose(bare.boxes, once.boxes, atol=1e-9)
+        assert bare.polygons is None
+        left, _ = punch_instances(once, (0, 0, 40, 60))
+        np.testing.assert_allclose(left.boxes[0, 0], max(40, once.boxes[0, 0]), atol=1e-9)
+    assert with_outlines(Instances.empty()).polygons is None
 
 
 def test_smallest_rectangle_holds_far_points():

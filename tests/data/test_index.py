@@ -15,6 +15,7 @@ import pytest
 
 import yolo.data.index as module
 from yolo.data.datasets import DatasetSpec, read_dataset
+from yolo.data.folder import FolderSource
 from yolo.data.index import LabelIndex, build_index
 from yolo.data.labels import BoxLabels, LabelledImage
 from yolo.data.report import ScanReport
@@ -89,7 +90,7 @@ def test_cache_is_used_until_anything_changes(
     first, report = build_index(spec, "train", BOXES, cache)
     assert not report.cached
     with monkeypatch.context() as patch:
-        patch.setattr(module.FolderSource, "scan", None)  # nothing may be read again
+        patch.setattr(FolderSource, "scan", None)  # nothing may be read again
         again, warm = build_index(spec, "train", BOXES, cache)
     assert warm.cached
     assert warm.objects == report.objects
@@ -252,6 +253,7 @@ def test_every_kind_of_label_survives(tmp_path: Path) -> None:
         "names": ["p", "q"],
         "category_ids": None,
         "kpt_shape": (2, 3),
+        "kpt_oks_sigmas": None,
     }
     report = ScanReport("train")
     index = module._collect(iter(images), None, meta, report).save(tmp_path / "i")

@@ -181,3 +181,16 @@ def test_each_row_is_either_kept_or_named(rows: list[str]) -> None:
     assert len(instances) + len(problems) == len(rows)
     assert len({problem.line for problem in problems}) == len(problems)
     assert (instances.boxes[:, 2:] >= instances.boxes[:, :2]).all()
+
+
+def test_an_odd_row_is_named_and_stays() -> None:
+    class Wary(BoxLabels):
+        def faults(self, rows, rules):  # type: ignore[no-untyped-def]
+            yield rows[:, 3] > 0.5, "expected a narrow box, found {row}", "odd"
+            yield rows[:, 4] > 0.5, "expected a flat box"
+
+    text = "0 .5 .5 .6 .2\n1 .5 .5 .6 .6\n2 .5 .5 .2 .2\n"
+    instances, problems = parse_labels(text.encode(), "a.txt", Wary(), RULES)
+    assert instances.classes.tolist() == [0, 2]
+    assert [(p.line, p.kind) for p in problems] == [(1, "odd"), (2, "odd"), (2, "row")]
+    assert problems[0].reason == "expected a narrow box, found '0 0.5 0.5 0.6 0.2'"

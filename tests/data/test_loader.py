@@ -294,3 +294,17 @@ def test_a_maker_survives_spawn(index, store):
     copy = pickle.loads(pickle.dumps(loader._line.maker))
     job = loader._job(2, 1, True)
     assert same(copy.make(job), loader._line.maker.make(job))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_class_that_the_dataset_does_not_have(index, workers):
+    def mine(sample):
+        sample.instances.classes[:] = 6
+        return sample
+
+    known = Index(index.labels, index.shapes, index.paths)
+    known.num_classes = 6
+    loader = train(known, ImageStore(known, SIZE), Augment(custom=(mine,)), workers=workers)
+    with pytest.raises(DataError, match=r"\.png: expected class ids from 0 to 5, found 6; a trans"):
+        list(loader.epoch(0))
+    loader.close()

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from yolo.engine import autobatch
+import nano
+from yolo.data.datasets import read_dataset
+from yolo.engine import autobatch, network
 from yolo.engine.autobatch import fitting_batch
 from yolo.errors import ConfigError
+from yolo.tasks.spec import TASKS
 
 GIB = 1 << 30
 
@@ -64,3 +68,27 @@ def test_too_little_for_one_image(device):
 def test_a_device_that_one_image_fills(device):
     device.total = int(1.6 * GIB)
     assert fitting_batch(trainer(), 0.6) == 1
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_made_up_step_has_what_the_task_needs(task, tmp_path):
+    """The step itself, on the CPU: a trainer as it is when the batch is measured."""
+    spec = TASKS[task]
+    model = spec.model(nano.task_network(tmp_path, spec))
+    config = spec.train_config(multi_scale=0.5, device="cpu", workers=0)
+    keys = {"names": list(model.names.values()), "kpt_shape": (17, 3)}
+    trainer = spec.trainer(config, spec, model.yaml)
+    item = {"image": np.zeros((64, 64), np.uint8), "image_class": 0}
+    trainer.data, trainer.save_dir = read_dataset({"train": [item], **keys}), tmp_path
+    trainer.imgsz, trainer.amp, trainer.amp_dtype = (64, 64), False, None
+    trainer.model, trainer.frozen = network.build_model(trainer)
+    trainer.criterion = trainer.build_criterion()
+    seen = []
+    trainer.criterion.register_forward_hook(lambda _, args, report: seen.append((args[1], report)))
+    autobatch._step(trainer, trainer.model.train(), 2)
+    ((targets, report),) = seen
+    assert len(targets.boxes) == 2
+    assert targets.size == (96, 96)
+    assert torch.isfinite(report.total)
+    assert all(float(term) > 0 for term in report.parts.values())
+    assert all(p.grad is None for p in trainer.model.parameters())

@@ -92,7 +92,7 @@ def test_iteration_gives_rows(kind):
 def test_moving():
     boxes = Boxes(torch.as_tensor(ROWS), SHAPE)
     arrays = boxes.numpy()
-    assert type(arrays.xyxy) is np.ndarray
+    assert isinstance(arrays.xyxy, np.ndarray)
     assert type(boxes.xyxy) is torch.Tensor
     assert boxes.to(torch.float64).data.dtype == torch.float64
     assert arrays.cpu().numpy().data is arrays.data

@@ -14,6 +14,7 @@ from yolo.engine.draw import (
     draw_probs,
     fitted_letters,
     fitted_line,
+    fitted_radius,
     ink_on,
     viewable,
 )
@@ -112,6 +113,14 @@ def test_keypoints_and_skeleton():
     assert not changed(bare)[60, 70]
 
 
+def test_points_of_small_figures_are_small():
+    grid = np.stack(np.meshgrid(range(4), range(4)), -1).reshape(-1, 2)
+    radii = [fitted_radius((480, 640), grid * gap) for gap in (10, 20, 40, 100)]
+    assert radii == sorted(radii)
+    assert radii[0] < 2 < radii[2] < radii[3] == fitted_radius((480, 640), grid[:1])
+    assert fitted_radius((128, 128), grid * 100) < radii[3]
+
+
 def test_nan_points_are_left_out():
     points = np.full((1, 3, 2), np.nan, np.float32)
     draw_marks(canvas(), marks([1, 1, 5, 5], keypoints=points), NAMES)
@@ -123,6 +132,26 @@ def test_rotated_boxes():
     touched = changed(draw_marks(canvas(), found, NAMES, show_labels=False))
     assert touched[40, 100]
     assert not touched[20, 40]  # no upright box
+
+
+def test_labels_of_rotated_boxes_stand_at_the_upper_left():
+    """Nearly upright ones too, whose highest corner may be the right one."""
+    corners = np.array([[[50, 62], [150, 60], [152, 110], [52, 112]]], np.float32)
+    found = marks([50, 60, 152, 112], corners=corners)
+    lines = changed(draw_marks(canvas(), found, NAMES, show_labels=False))
+    label = changed(draw_marks(canvas(), found, NAMES)) & ~lines
+    rows, columns = np.nonzero(label)
+    assert rows.max() < 66
+    assert columns.mean() < 90
+
+
+def test_crowds_of_small_objects_stay_visible():
+    """Lines and letters shrink with the objects, unless their size was asked for."""
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(20, 980, 120), np.arange(20, 980, 120)))
+    found = marks(*np.stack([x, y, x + 40, y + 24], 1).tolist())
+    fitted = changed(draw_marks(canvas(1000, 1000), found, NAMES)).sum()
+    fixed = draw_marks(canvas(1000, 1000), found, NAMES, line_width=5, font_size=19)
+    assert fitted < 0.6 * changed(fixed).sum()
 
 
 def test_probabilities_stay_in_the_corner():

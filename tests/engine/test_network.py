@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import nano
-from yolo.engine.network import frozen_modules, set_train_mode, take_weights
+from yolo.engine.checkpoint import Checkpoint
+from yolo.engine.network import frozen_modules, load_model, set_train_mode, take_weights
 from yolo.errors import CheckpointError, ConfigError
+from yolo.nn.layer import layer, same_channels
 from yolo.tasks.detect.model import DetectionModel
+from yolo.tasks.spec import TASKS
 
 LAST = "model.5.cv3.0.2"
 
@@ -61,6 +65,26 @@ def test_other_classes_start_afresh_though_their_count_is_the_same(network):
     assert torch.equal(new.state_dict()["model.0.conv.weight"], state(old)["model.0.conv.weight"])
     take_weights(new, state(old), "old.pt")  # without names rows are taken as they are
     assert nano.same(state(new), state(old))
+
+
+@pytest.mark.usefixtures("own_layers")
+def test_a_layer_that_computes_while_it_is_built_can_be_loaded(tmp_path):
+    """The check on the meta device, where nothing can be computed, lets it pass."""
+
+    @layer(plan=same_channels)
+    class Computed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((1,), torch.ones(3).sum().item()))
+
+        def forward(self, x):
+            return x * self.weight
+
+    rows = [*nano.TINY["backbone"], [-1, 1, "Computed", []]]
+    model = TASKS["detect"].model({**nano.TINY, "backbone": rows})
+    saved = Checkpoint("detect", dict(model.names), model.yaml, dict(model.state_dict()))
+    found = load_model(saved, TASKS["detect"], "here")
+    assert nano.same(dict(found.state_dict()), dict(model.state_dict()))
 
 
 def test_long_lists_are_cut_and_nothing_at_all_is_an_error(network):

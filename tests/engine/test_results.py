@@ -65,8 +65,8 @@ def test_indexing_and_iteration(image, kind):
     assert float(result[1].boxes.conf[0]) == pytest.approx(0.8)
     assert float(result[1].scores[0, 1]) == 1
     arrays = result.numpy()
-    assert type(arrays.boxes.data) is np.ndarray
-    assert type(arrays.scores) is np.ndarray
+    assert isinstance(arrays.boxes.data, np.ndarray)
+    assert isinstance(arrays.scores, np.ndarray)
     assert arrays.orig_img is image
 
 
@@ -115,6 +115,29 @@ def test_a_part_from_outside_goes_along(image):
     result.plot()
     assert drawn == [((60, 80, 3), "/some/where/pic.png")]
     assert result.verbose() == "3 points, "
+    assert result.summary() == []
+
+
+def test_a_part_from_outside_says_how_it_is_written(image, tmp_path):
+    class Points(Boxes):
+        def verbose(self, result):
+            return f"{len(self)} of {result.names[0]}, "
+
+        def label_rows(self, result, save_conf):
+            return [f"{result.orig_shape[0]} {save_conf}"] * len(self)
+
+        def summary_rows(self, result, normalize, decimals):
+            return [{"normalize": normalize, "decimals": decimals}]
+
+    result = make(image, points=Points(ROWS, (60, 80)))
+    assert result.verbose() == "3 of cat, "
+    result.plot()  # which asks for no more than it has
+    result[1:].save_txt(tmp_path / "a.txt", save_conf=True)
+    assert (tmp_path / "a.txt").read_text() == "60 True\n60 True\n"
+    assert result.summary(normalize=True, decimals=2) == [{"normalize": True, "decimals": 2}]
+    assert result.to_csv() == "normalize,decimals\nFalse,5\n"
+    both = make(image, boxes=ROWS, points=Points(ROWS, (60, 80)))
+    assert len(both.summary()) == 4
 
 
 def test_verbose(image):

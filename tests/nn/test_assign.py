@@ -12,7 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo.errors import ConfigError, UnknownNameError
 from yolo.nn.anchors import anchor_points
-from yolo.nn.assign import ASSIGNERS, TaskAlignedAssigner, build_assigner
+from yolo.nn.assign import (
+    ASSIGNERS,
+    RotatedTaskAlignedAssigner,
+    TaskAlignedAssigner,
+    build_assigner,
+)
 
 CASES = (
     "crowded",
@@ -23,6 +28,10 @@ CASES = (
     "tiny",
     "tiny_and_normal",
     "topk3",
+    "rot_crowded",
+    "rot_empty_image",
+    "rot_normal",
+    "rot_tiny",
 )
 
 
@@ -58,7 +67,8 @@ def test_equals_stored_assignment(golden, case, pairs):
         torch.from_numpy(numbers[f"{case}/in/{name}"])
         for name in ("pd_scores", "pd_bboxes", "anc_points", "gt_labels", "gt_bboxes", "mask_gt")
     )
-    assigner = TaskAlignedAssigner(meta["topk"], meta["alpha"], meta["beta"], pairs)
+    kind = RotatedTaskAlignedAssigner if meta["rotated"] else TaskAlignedAssigner
+    assigner = kind(meta["topk"], meta["alpha"], meta["beta"], pairs)
     found = assigner(scores, boxes, points, labels[..., 0].long(), gt, mask[..., 0] > 0)
     names = ("target_labels", "target_bboxes", "target_scores", "fg_mask", "target_gt_idx")
     for name, value in zip(names, found, strict=True):
@@ -201,25 +211,27 @@ class PeakMemory(TorchDispatchMode):
             self.live -= size
 
 
-def peak_bytes(objects, pairs, batch=16, anchors=8400, classes=80):
+def peak_bytes(objects, pairs, batch=16, anchors=8400, classes=80, rotated=False):
+    kind = RotatedTaskAlignedAssigner if rotated else TaskAlignedAssigner
     with FakeTensorMode():
         labels = torch.zeros(batch, objects, dtype=torch.int64)
         inputs = (
             torch.empty(batch, anchors, classes),
-            torch.empty(batch, anchors, 4),
+            torch.empty(batch, anchors, 4 + rotated),
             torch.empty(anchors, 2),
             labels,
-            torch.empty(batch, objects, 4),
+            torch.empty(batch, objects, 4 + rotated),
             labels.bool(),
         )
         with PeakMemory() as memory:
-            TaskAlignedAssigner(pairs_per_chunk=pairs)(*inputs)
+            kind(pairs_per_chunk=pairs)(*inputs)
     return memory.peak
 
 
 def test_crowd_needs_bounded_memory():
     """5,000 objects, batch 16, 8400 anchors: below 2 GB; the dense way would need over 30."""
     assert peak_bytes(5000, 2**24) < 1.5e9  # the chunk of a GPU; a CPU's is smaller
+    assert peak_bytes(300, 2**24, rotated=True) < 1.5e9
     assert peak_bytes(100, 10**9) > 5 * peak_bytes(100, 2**19)
 
 
@@ -241,7 +253,7 @@ def test_choice_by_name_options_or_object():
     assert build_assigner({"name": "task_aligned", "topk": 13}).topk == 13
     own = TaskAlignedAssigner()
     assert build_assigner(own) is own
-    assert "task_aligned" in ASSIGNERS
+    assert {"task_aligned", "rotated_task_aligned"} <= set(ASSIGNERS)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_boxes_are_in_original_pixels_and_clipped(image, tensors):
     np.testing.assert_allclose(boxes[1], [0, 0, 62.5, 42.5], atol=1e-4)
     assert np.asarray(result.boxes.cls).tolist() == [1, 0]
     assert np.asarray(result.boxes.conf).tolist() == pytest.approx([0.9, 0.6])
-    assert type(result.boxes.data) is (torch.Tensor if tensors else np.ndarray)
+    assert isinstance(result.boxes.data, torch.Tensor if tensors else np.ndarray)
     assert str(result.boxes.data.dtype) in {"float32", "torch.float32"}
     assert result.masks is None
     assert result.scores is None

@@ -61,6 +61,7 @@ class TorchBackend:
         self.channels = int(source.num_channels)
         self.imgsz = imgsz
         self.task = task
+        self.kpt_shape: tuple[int, int] | None = getattr(source, "kpt_shape", None)
         self.channels_last = channels_last is not False
         self._fuse = fuse
         self._source = model  # itself: a later model may get the address of one that is gone

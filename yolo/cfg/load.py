@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -56,17 +56,24 @@ _EXPORT = "format opset dynamic simplify workspace optimize nms int8 quantize en
 _ELSEWHERE = {**dict.fromkeys(_EXPORT.split(), "export"), "tracker": "track", "persist": "track"}
 
 
+Elsewhere = Callable[[str], Sequence[tuple[str, type[Config]]]]
+"""Option name -> (task, option class) of the tasks and modes that have it."""
+
+
 def resolve(
-    schema: type[C], *layers: Mapping[str, Any], elsewhere: Mapping[str, str] | None = None
+    schema: type[C], *layers: Mapping[str, Any], elsewhere: Elsewhere = lambda name: ()
 ) -> C:
     """Merge layers of options and check them.
 
-    The names that any layer gave are in the result's `model_fields_set`.
+    The names that any layer gave are in the result's `model_fields_set`. An option of the same mode
+    that only other tasks have is left out aloud, since scripts give one set of options to several
+    models; one of another mode is an error, since it can't do here what its user expects.
 
     Args:
         schema: the class of options to make.
         layers: name -> value, the rightmost wins; none of them is changed.
-        elsewhere: names that belong to another task or mode -> its name, for the message.
+        elsewhere: asked about a name that `schema` doesn't have, it lists the (task, schema) that
+            have it.
 
     Raises:
         ConfigError: an unknown name, a wrong type, a value out of range; one line each.
@@ -74,16 +81,14 @@ def resolve(
     merged: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
-            merged.update(_translate(schema, str(name), value, elsewhere or {}))
+            merged.update(_translate(schema, str(name), value, elsewhere))
     try:
         return schema.model_validate(merged)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(schema, error, merged))) from None
 
 
-def _translate(
-    schema: type[Config], name: str, value: Any, elsewhere: Mapping[str, str]
-) -> dict[str, Any]:
+def _translate(schema: type[Config], name: str, value: Any, elsewhere: Elsewhere) -> dict[str, Any]:
     """Turn one option as given into the options of `schema` that it means (none or one)."""
     known = schema.model_fields
     if name in known:
@@ -101,7 +106,14 @@ def _translate(
         return {now: convert(value)}
     if name in ("quantize", "int8") and "half" in known:
         return _read_precision(name, value)
-    raise ConfigError(_explain_unknown(schema, name, elsewhere))
+    homes = elsewhere(name)
+    here = [(task, home) for task, home in homes if home.for_mode == schema.for_mode]
+    if not here:
+        raise ConfigError(_explain_unknown(schema, name, homes))
+    if value != here[0][1].model_fields[name].default:
+        tasks = " and ".join(task for task, _ in here)
+        LOGGER.warning("option '%s' is for %s; it has no effect on this model", name, tasks)
+    return {}
 
 
 def _read_precision(name: str, value: Any) -> dict[str, Any]:
@@ -116,11 +128,14 @@ def _read_precision(name: str, value: Any) -> dict[str, Any]:
     )
 
 
-def _explain_unknown(schema: type[Config], name: str, elsewhere: Mapping[str, str]) -> str:
-    """Write the message about a name that `schema` doesn't have."""
+def _explain_unknown(
+    schema: type[Config], name: str, homes: Sequence[tuple[str, type[Config]]]
+) -> str:
+    """Write the message about a name that `schema` doesn't have; `homes` are schemas that do."""
     mode = schema.for_mode
-    homes = [other.for_mode for other in MODES if name in other.model_fields]
-    home = elsewhere.get(name) or _ELSEWHERE.get(name) or " and ".join(homes)
+    general = [other.for_mode for other in MODES if name in other.model_fields]
+    special = [f"{task} {home.for_mode}" for task, home in homes]
+    home = _ELSEWHERE.get(name) or " and ".join(general or special)
     if home:
         return f"option {name!r} belongs to {home}, not to {mode}. See 'yolo cfg'"
     parts = [

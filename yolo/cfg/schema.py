@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -81,7 +81,7 @@ class CommonConfig(Config):
     """What every mode understands."""
 
     model: str | Path | None = option(None, "network YAML, checkpoint or exported file")
-    data: Any = option(None, "dataset YAML, COCO JSON, folder, or 'shapes' (embedded)")
+    data: Any = option(None, "dataset YAML, COCO JSON, folder, objects, a list, or 'shapes'")
     task: str | None = option(None, "task name; normally read from the model")
     imgsz: int | tuple[int, int] = option(640, "input side, or (height, width), in pixels")
     batch: int | float = option(16, "images a step over all devices; -1 or 0..1: what fits the GPU")
@@ -280,6 +280,8 @@ class PredictConfig(CommonConfig):
     show_conf: bool = option(True, "draw scores")
     show_boxes: bool = option(True, "draw boxes")
     line_width: int | None = option(None, "in pixels; None: by image size", ge=1)
+    tracker: Any = option("botsort", "track: bytetrack, ocsort, ..., a YAML file, or a Tracker")
+    persist: bool = option(False, "track: go on with the tracker of the call before")
 
 
 class OptionRow(NamedTuple):
@@ -297,7 +299,8 @@ def type_text(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_text(part) for part in parts))
     if origin is Literal:
-        return ", ".join(map(repr, parts[:-1])) + f" or {parts[-1]!r}"
+        first = ", ".join(map(repr, parts[:-1]))
+        return f"{first} or {parts[-1]!r}" if first else repr(parts[-1])
     if origin is tuple:
         inner = [type_text(part) for part in parts if part is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in parts else f"({', '.join(inner)})"
@@ -322,18 +325,24 @@ def expected_text(field: FieldInfo) -> str:
     return f"{kind}{span}{optional}"
 
 
-def option_rows(schema: type[Config], without: type[Config] | None = None) -> list[OptionRow]:
+def option_rows(
+    schema: type[Config],
+    without: type[Config] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[OptionRow]:
     """List the options of a class.
 
     Args:
         schema: whose options.
         without: leave out what this class has too with the same default (a task's own remain).
+        defaults: what a task has in place of the class's defaults.
     """
     known = without.model_fields if without else {}
+    values = {n: (defaults or {}).get(n, field.default) for n, field in schema.model_fields.items()}
     return [
-        OptionRow(name, expected_text(field), repr(field.default), field.description or "")
+        OptionRow(name, expected_text(field), repr(values[name]), field.description or "")
         for name, field in schema.model_fields.items()
-        if name not in known or known[name].default != field.default
+        if name not in known or known[name].default != values[name]
     ]
 
 

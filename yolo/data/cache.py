@@ -55,6 +55,9 @@ class ImageIndex(Protocol):
     def path(self, i: int) -> str:
         """Return the file name of image i."""
 
+    def image(self, i: int, channels: int) -> np.ndarray | None:
+        """Return the pixels of an image that is a Python object; None for a file."""
+
     def instances(self, i: int) -> Instances:
         """Return the objects of image i, in pixels of the file."""
 
@@ -77,6 +80,7 @@ class ImageStore:
         cache_dir: folder of the "disk" cache (made when needed).
         lru_bytes: memory for the latest images of one process where nothing else keeps them.
         strict: a corrupt image is an error.
+        fit: False loads images whole, as they are.
 
     Attributes:
         corrupt: images that this process found corrupt when it loaded them.
@@ -95,6 +99,7 @@ class ImageStore:
         cache_dir: str | Path | None = None,
         lru_bytes: int = LRU_BYTES,
         strict: bool = False,
+        fit: bool = True,
     ) -> None:
         if mode not in (False, "ram", "disk"):
             raise ConfigError(f"cache={mode!r}: expected False, 'ram' or 'disk'")
@@ -105,6 +110,7 @@ class ImageStore:
         self.channels = channels
         self.lru_bytes = lru_bytes
         self.strict = strict
+        self.fit = fit
         self.corrupt: set[int] = set()
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._recent_bytes = 0
@@ -122,7 +128,7 @@ class ImageStore:
         """Type of the images: uint8 for three channels, else that of the first sound one."""
         for i in range(len(self.index) if self.channels != 3 else 0):
             with contextlib.suppress(DataError, OSError):
-                return read_image(self.index.path(i), self.channels).dtype
+                return self._decode(i).dtype
         return np.dtype(np.uint8)
 
     def load(self, i: int) -> np.ndarray:
@@ -159,7 +165,8 @@ class ImageStore:
 
     def loaded_shape(self, i: int) -> tuple[int, int]:
         """Return (h, w) of what `load` returns, without loading."""
-        return fit_shape(self.original_shape(i), self.size)
+        shape = self.original_shape(i)
+        return fit_shape(shape, self.size) if self.fit else shape
 
     def instances(self, i: int) -> Instances:
         """Return the objects of image i, in pixels of the file; none if it was found corrupt."""
@@ -180,10 +187,14 @@ class ImageStore:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_recent": OrderedDict(), "_recent_bytes": 0}
 
+    def _decode(self, i: int) -> np.ndarray:
+        image = self.index.image(i, self.channels)
+        return read_image(self.index.path(i), self.channels) if image is None else image
+
     def _read(self, i: int) -> np.ndarray:
         path = self.index.path(i)
         try:
-            image = read_image(path, self.channels)
+            image = self._decode(i)
         except CorruptImageError as error:
             if self.strict:
                 raise
@@ -196,14 +207,15 @@ class ImageStore:
         if image.shape[:2] != expected:
             raise DataError(
                 f"{path}: expected {expected[0]}x{expected[1]} pixels as when the labels were "
-                f"read, found {image.shape[0]}x{image.shape[1]}; start again to read them anew"
+                f"read, found {image.shape[0]}x{image.shape[1]}; an image may not change meanwhile"
             )
         image = resize(image, self.loaded_shape(i))
         image.setflags(write=False)
         return image
 
     def _make_slots(self, mode: Mode, cache_dir: str | Path | None) -> _Slots | None:
-        shapes = fitted_shapes(np.asarray(self.index.shapes), self.size)
+        shapes = np.asarray(self.index.shapes)
+        shapes = fitted_shapes(shapes, self.size) if self.fit else shapes.astype(np.int64)
         layout = _Layout(shapes, self.channels, self.dtype)
         try:
             if mode == "ram":
@@ -221,9 +233,12 @@ class ImageStore:
 
     def _key(self) -> str:
         """Name the cache by what it depends on: the files, and how they are loaded."""
-        digest = hashlib.sha256(repr((1, self.size, self.channels, self.dtype.str)).encode())
+        size = self.size if self.fit else None
+        digest = hashlib.sha256(repr((1, size, self.channels, self.dtype.str)).encode())
         for i in range(len(self.index)):
             path = self.index.path(i)
+            if self.index.image(i, self.channels) is not None:
+                raise ConfigError(f"cache='disk' needs image files, and {path} is none; use 'ram'")
             try:
                 facts = os.stat(path)
                 digest.update(f"\n{path}|{facts.st_size}|{facts.st_mtime_ns}".encode())

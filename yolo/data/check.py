@@ -52,11 +52,14 @@ def check_dataset(
     Raises:
         MissingFileError, DataError: if the dataset's description itself can't be used.
     """
-    spec = read_dataset(data)
+    label_format = label_format or BoxLabels()
+    if callable(label_format):
+        label_format = label_format()
+    spec = read_dataset(data, kinds=label_format.kinds)
     reports = []
     for split in spec.splits:
         try:
-            _, report = build_index(spec, split, label_format or BoxLabels())
+            _, report = build_index(spec, split, label_format)
         except DataError as error:
             report = ScanReport(split)
             report.add(Problem(spec.where, 0, str(error).removeprefix(f"{spec.where}: ")))

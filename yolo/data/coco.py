@@ -4,7 +4,8 @@
 The format: https://cocodataset.org/#format-data.
 Category ids may have gaps; class ids are their ranks. Boxes, areas and crowd flags are kept as the
 file has them, so that COCO's own evaluation can be repeated. Exact duplicates stay, too: COCO's
-evaluation counts them. Run-length masks are read for their boxes only.
+evaluation counts them. Outlines and run-length masks both become rings, of the very pixels that
+COCO scores with.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from yolo.data.folder import FileList, evenly_spaced, in_threads, list_files
+from yolo.data.geometry import box_corners, ring_area, smallest_rectangle
 from yolo.data.images import image_shape
-from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
+from yolo.data.labels import HIGHEST, LOWEST, LabelFormat, LabelledImage, LabelRules
+from yolo.data.masks import coco_polygon
 from yolo.data.report import Problem, ScanReport
 from yolo.data.sample import Instances, Polygon
 from yolo.errors import DataError
@@ -237,13 +240,24 @@ class _Reader:
             return None, [Problem(path, 0, reason, "image")]
         problems: list[Problem] = []
         good: list[dict[str, Any]] = []
+        outlines: list[Polygon] = []
+        corners: list[np.ndarray] = []
         for entry in annotations:
             reason = self._fault(entry, shape)
+            try:
+                if not reason and self.kinds & {"polygons", "corners"}:
+                    outline = _outline(entry, shape)
+                    if "corners" in self.kinds:
+                        corners.append(_corners(entry, outline))
+                    outlines.append(outline)
+            except ValueError as error:
+                reason = str(error)
             if reason:
                 problems.append(Problem(self.file, 0, f"annotation {entry.get('id')}: {reason}"))
             else:
                 good.append(entry)
-        return LabelledImage(path, shape, self._instances(good), image["id"]), problems
+        instances = self._instances(good, outlines, corners)
+        return LabelledImage(path, shape, instances, image["id"]), problems
 
     def _fault(self, entry: dict[str, Any], shape: tuple[int, int]) -> str:
         """Say why an annotation can't be used, or return an empty string."""
@@ -255,22 +269,35 @@ class _Reader:
             return f"expected a width and height above 0, found bbox {box}"
         if left >= shape[1] or top >= shape[0] or left + width <= 0 or top + height <= 0:
             return f"bbox {box} lies outside the image of {shape[0]}x{shape[1]} pixels"
-        if "polygons" in self.kinds and not entry.get("iscrowd"):
-            rings = entry.get("segmentation")
-            if not isinstance(rings, list) or not all(map(_is_ring, rings)) or not rings:
-                return "expected segmentation as polygons of at least 3 points each"
         if "keypoints" in self.kinds and "keypoints" in entry:
-            count = self.rules.kpt_shape[0] * 3 if self.rules.kpt_shape else 0
-            points = entry["keypoints"]
-            if (
-                not isinstance(points, list)
-                or len(points) != count
-                or not all(map(_is_number, points))
-            ):
-                return f"expected {count} numbers in keypoints (x, y, visibility for each)"
+            return self._keypoint_fault(entry["keypoints"], shape)
         return ""
 
-    def _instances(self, entries: list[dict[str, Any]]) -> Instances:
+    def _keypoint_fault(self, flat: Any, shape: tuple[int, int]) -> str:
+        """Say why x, y, visibility by turns can't be used, or return an empty string."""
+        count = self.rules.kpt_shape[0] * 3 if self.rules.kpt_shape else 0
+        if not isinstance(flat, list) or len(flat) != count or not all(map(_is_number, flat)):
+            found = f"{len(flat)} entries" if isinstance(flat, list) else f"{flat!r:.80}"
+            return (
+                f"expected {count} numbers in keypoints (x, y, visibility for each), found {found}"
+            )
+        for k, (x, y, flag) in enumerate(zip(flat[0::3], flat[1::3], flat[2::3], strict=True)):
+            if flag not in (0, 1, 2):
+                return f"expected the visibility of keypoint {k} as 0, 1 or 2, found {flag}"
+            shares = (x / shape[1], y / shape[0])
+            if flag and not all(LOWEST <= share <= HIGHEST for share in shares):
+                return (
+                    f"expected keypoint {k} inside the image of {shape[0]}x{shape[1]} pixels "
+                    f"(h x w), found {x:g} {y:g}"
+                )
+        return ""
+
+    def _instances(
+        self,
+        entries: list[dict[str, Any]],
+        outlines: list[Polygon],
+        corners: list[np.ndarray],
+    ) -> Instances:
         if not entries:
             return Instances.empty()
         ltwh = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
@@ -280,7 +307,9 @@ class _Reader:
         ]
         extra: dict[str, Any] = {}
         if "polygons" in self.kinds:
-            extra["polygons"] = [_rings(entry) for entry in entries]
+            extra["polygons"] = outlines
+        if "corners" in self.kinds:
+            extra["corners"] = np.array(corners)
         if "keypoints" in self.kinds and self.rules.kpt_shape:
             absent = [0.0] * (3 * self.rules.kpt_shape[0])
             flat = [entry.get("keypoints", absent) for entry in entries]
@@ -294,20 +323,29 @@ class _Reader:
         )
 
 
-def _rings(entry: dict[str, Any]) -> Polygon:
-    rings = entry.get("segmentation")
-    if not isinstance(rings, list):  # a crowd's run-length mask
-        return []
-    return [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings if _is_ring(ring)]
+def _outline(entry: dict[str, Any], shape: tuple[int, int]) -> Polygon:
+    """Return an annotation's rings; a crowd may go without.
+
+    Raises:
+        ValueError: saying what was expected and what was found.
+    """
+    found = entry.get("segmentation")
+    return coco_polygon(found, shape) if found or not entry.get("iscrowd") else []
 
 
-def _is_ring(ring: Any) -> bool:
-    return (
-        isinstance(ring, list)
-        and len(ring) >= 6
-        and len(ring) % 2 == 0
-        and all(map(_is_number, ring))
-    )
+def _corners(entry: dict[str, Any], outline: Polygon) -> np.ndarray:
+    """Return the corners (4, 2) of the smallest rectangle around an outline, else of the bbox.
+
+    Raises:
+        ValueError: if the outline has no area.
+    """
+    if not outline:  # a crowd
+        left, top, width, height = entry["bbox"]
+        outline = [box_corners(np.array([[left, top, left + width, top + height]]))[0]]
+    corners = smallest_rectangle(np.concatenate(outline))
+    if ring_area(corners) <= 1e-6:
+        raise ValueError("expected an outline around an area, found all points on one line")
+    return corners
 
 
 def _is_int(value: Any) -> bool:

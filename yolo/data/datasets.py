@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which images, labels and names a dataset consists of: YAML file, mapping, COCO JSON or a name.
 
+A mapping may hold the images themselves (`yolo.data.objects`), and several datasets make one
+(`yolo.data.merge`).
+
 Nothing a dataset file says is ever executed or fetched; a `download:` key is reported, not run.
 """
 
@@ -9,22 +12,25 @@ from __future__ import annotations
 import atexit
 import importlib
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yolo.cfg.load import read_yaml
+from yolo.data.class_folders import CLASSES, class_names, split_folders
 from yolo.data.coco import read_categories
+from yolo.data.keys import read_channels, read_keypoints, read_names, read_splits
+from yolo.data.merge import merge
 from yolo.errors import DataError, MissingFileError, nearest
 from yolo.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
+SPLIT_KEYS = ("train", "validation", "val", "test")
 
 Generator = Callable[[Path, int, frozenset[str]], Path]
 """(cache_dir, seed, kinds of labels) -> the YAML file, or the folder of class folders, of a
@@ -37,8 +43,11 @@ GENERATOR_MODULES = ("yolo.data.shapes",)
 
 KEYS = frozenset(
     {"path", "train", "val", "validation", "test", "names", "nc", "channels", "images", "download"}
-    | {"kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas"}
+    | {"kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas", "merge", "classes"}
 )
+
+
+MAPPING = "the dataset mapping"
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class DatasetSpec:
 
     Attributes:
         root: folder that relative entries refer to.
-        splits: train, val, test -> image folders and image lists, or COCO JSON files.
+        splits: train, val, test -> image folders and image lists, or COCO JSON files; nothing
+            where `items` or `parts` hold the images.
         names: class id -> name, ids 0..n-1.
         channels: image channels; other than 3, images keep their channels and value range.
         kpt_shape: (keypoints, numbers a keypoint: 2 or 3), or None.
@@ -55,10 +65,14 @@ class DatasetSpec:
         kpt_names: class id -> keypoint names.
         kpt_oks_sigmas: for each keypoint its OKS sigma.
         file: the YAML or JSON file behind this, for messages.
-        kind: "yolo" (label text files) or "coco" (COCO JSON).
+        kind: "yolo" (label text files), "coco" (COCO JSON), "classes" (class folders), "objects"
+            or "merged".
         image_folders: COCO only: split -> folder that file_name refers to, where it was given.
         category_ids: COCO only: the JSON's id of each class.
         download: the text of the `download` key, which is never run.
+        items: Python objects: split -> sequence of items.
+        parts: merged: the datasets, each with the class here of each of its classes, -1 for none.
+        label: stands for the file in messages where there is none.
     """
 
     root: Path
@@ -74,11 +88,26 @@ class DatasetSpec:
     image_folders: dict[str, Path] = field(default_factory=dict)
     category_ids: tuple[int, ...] | None = None
     download: str | None = None
+    items: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False, compare=False)
+    parts: tuple[tuple[DatasetSpec, tuple[int, ...]], ...] = ()
+    label: str = MAPPING
 
     @property
     def where(self) -> str:
         """The file behind this, or a stand-in, for messages."""
-        return str(self.file) if self.file else "the dataset mapping"
+        return str(self.file) if self.file else self.label
+
+    def require(self, split: str) -> None:
+        """Make sure that a split is named.
+
+        Raises:
+            DataError: if it isn't.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"{self.where}: expected the key {split!r}, found "
+                f"{', '.join(self.splits) or 'no split at all'}"
+            )
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Return a split's folders, lists or JSON files, all of which exist.
@@ -86,15 +115,24 @@ class DatasetSpec:
         Raises:
             DataError: if the split isn't named, or one of its paths isn't there.
         """
-        if not self.splits.get(split):
-            raise DataError(
-                f"{self.where}: expected the key {split!r}, found "
-                f"{', '.join(self.splits) or 'no split at all'}"
-            )
+        self.require(split)
         for path in self.splits[split]:
             if not path.exists():
                 raise DataError(self._explain_absence(split, path))
         return self.splits[split]
+
+    def keypoint_shape(self) -> tuple[int, int]:
+        """Return `kpt_shape` for labels with keypoints.
+
+        Raises:
+            DataError: if the dataset doesn't have it.
+        """
+        if self.kpt_shape is None:
+            raise DataError(
+                f"{self.where}: expected the key 'kpt_shape', which labels with keypoints need, "
+                "found none; add kpt_shape: [number of keypoints, 2 (x, y) or 3 (and visibility)]"
+            )
+        return self.kpt_shape
 
     def _explain_absence(self, split: str, path: Path) -> str:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -108,22 +146,26 @@ class DatasetSpec:
 
 
 def read_dataset(
-    data: DatasetSpec | Mapping[str, Any] | str | Path,
+    data: Any,
     cache_dir: Path | str | None = None,
     *,
     seed: int = 0,
     kinds: frozenset[str] = frozenset(),
+    within: tuple[Path, ...] = (),
 ) -> DatasetSpec:
     """Find out what a `data=` argument describes.
 
     Args:
-        data: a YAML file, a mapping with the same keys, a COCO JSON file (which then serves for
-            training and validation), a folder with one YAML file, or the name of an embedded
-            dataset.
+        data: a YAML file, a mapping (or dataclass) with the same keys, whose splits may be
+            sequences of Python objects (`yolo.data.objects`), a COCO JSON file (which then serves
+            for training and validation), a folder with one YAML file or, for the kind "classes",
+            with class folders, the name of an embedded dataset, or a list of all these, which are
+            merged.
         cache_dir: folder for an embedded dataset's files; None means a temporary folder that is
             removed when the process ends.
         seed: of an embedded dataset.
         kinds: of labels, as a label format names them, that an embedded dataset is to have.
+        within: the files whose `merge` led here.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -131,11 +173,18 @@ def read_dataset(
     """
     if isinstance(data, DatasetSpec):
         return data
+    again = partial(read_dataset, cache_dir=cache_dir, seed=seed, kinds=kinds, within=within)
+    if isinstance(data, list | tuple):
+        data = {"merge": data}
+    elif is_dataclass(data) and not isinstance(data, type):
+        pairs = [(f.name, getattr(data, f.name)) for f in fields(data)]
+        data = {name: value for name, value in pairs if value is not None}
     if isinstance(data, Mapping):
-        return _from_mapping(data, None)
+        return _from_mapping(data, None, again, kinds)
     if not isinstance(data, str | Path):
         raise DataError(
-            f"data: expected a YAML or JSON file, a mapping or a name, found {data!r:.80}"
+            "data: expected a YAML or JSON file, a name, a mapping such as {'train': items, "
+            f"'val': items, 'names': [...]}}, or a list of these, found {data!r:.80}"
         )
     path = Path(data).expanduser()
     if not path.exists():
@@ -143,6 +192,8 @@ def read_dataset(
     path = path.absolute()
     if path.is_dir():
         found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        if CLASSES in kinds and (len(found) != 1 or (path / "train").is_dir()):
+            return _from_mapping({"path": path, **split_folders(path)}, path, again, kinds)
         if len(found) != 1:
             raise DataError(
                 f"{path}: expected a folder with one YAML file, found {len(found)}; name the file"
@@ -150,12 +201,34 @@ def read_dataset(
         path = found[0]
     if path.suffix.lower() == ".json":
         logger.warning("%s is used for training and for validation alike", path)
-        return _from_mapping({"train": path.name, "val": path.name}, path)
+        return _from_mapping({"train": path.name, "val": path.name}, path, again, kinds)
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise DataError(
             f"{path}: expected a .yaml file, COCO JSON or a folder; unpack an archive first"
         )
-    return _from_mapping(read_yaml(path, error=DataError), path)
+    if path in within:
+        raise DataError(f"{path}: merge: this file is among the datasets that it merges")
+    again = partial(again, within=(*within, path))
+    return _from_mapping(read_yaml(path, error=DataError), path, again, kinds)
+
+
+def recordable(data: Any) -> Any:
+    """Return what `data=` was as plain data, with counts in the place of Python objects.
+
+    `read_dataset` reads it again, or says that the objects have to be given again.
+    """
+    if isinstance(data, DatasetSpec):
+        return str(data.file) if data.file else data.where
+    if is_dataclass(data) and not isinstance(data, type):
+        data = {f.name: getattr(data, f.name) for f in fields(data)}
+    if isinstance(data, Mapping):
+        return {
+            str(key): {"objects": len(value)}
+            if key in SPLIT_KEYS and _holds_items(value)
+            else recordable(value)
+            for key, value in data.items()
+        }
+    return [recordable(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 def _from_generator(
@@ -177,34 +250,108 @@ def _from_generator(
     if cache_dir is None:
         cache_dir = tempfile.mkdtemp(prefix="yolo-data-")
         atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
-    return read_dataset(GENERATORS[name](Path(cache_dir), seed, kinds))
+    return read_dataset(GENERATORS[name](Path(cache_dir), seed, kinds), kinds=kinds)
 
 
-def _from_mapping(entries: Mapping[str, Any], file: Path | None) -> DatasetSpec:
-    where = str(file) if file else "the dataset mapping"
+def _from_mapping(
+    entries: Mapping[str, Any],
+    file: Path | None,
+    again: Callable[[Any], DatasetSpec],
+    kinds: frozenset[str],
+) -> DatasetSpec:
+    where = str(file) if file else MAPPING
     for key in entries:
         similar = nearest(str(key), KEYS)
         if key not in KEYS and similar:
             logger.warning("%s: the key %r isn't used. %s", where, key, similar)
     root = _find_root(entries, file, where)
-    splits = _read_splits(entries, root, where)
-    kinds = {path.suffix.lower() == ".json" for paths in splits.values() for path in paths}
-    if len(kinds) > 1:
-        raise DataError(f"{where}: expected all splits as COCO JSON or none, found both")
-    names = _read_names(entries, where)
+    if entries.keys() & {"merge", "classes"}:
+        return _from_parts(entries, file, root, again, kinds)
+    names = read_names(entries, where)
     common: dict[str, Any] = {
         "root": root,
-        "splits": splits,
-        "channels": _read_channels(entries, where),
+        "channels": read_channels(entries, where),
         "file": file,
         "download": str(entries["download"]) if entries.get("download") else None,
-        **_read_keypoints(entries, where),
+        **read_keypoints(entries, where),
     }
-    if kinds == {True}:
-        return _with_categories(DatasetSpec(names={}, **common), names, entries)
+    values = {key: entries[key] for key in SPLIT_KEYS if entries.get(key) is not None}
+    values = {"val" if key == "validation" else key: value for key, value in values.items()}
+    if any(map(_holds_items, values.values())):
+        other = [split for split, value in values.items() if not _holds_items(value)]
+        if other:
+            raise DataError(
+                f"{where}: {other[0]}: expected a sequence of items as in the other splits, found "
+                f"{values[other[0]]!r:.80}; datasets of both kinds can be merged: data=[one, other]"
+            )
+        common |= {"splits": dict.fromkeys(values, ()), "items": values, "kind": "objects"}
+    else:
+        common["splits"] = read_splits(values, entries, root, where)
+        if CLASSES in kinds:
+            return _with_class_folders(DatasetSpec(names=names or {}, **common), entries)
+        paths = [path for listed in common["splits"].values() for path in listed]
+        in_json = {path.suffix.lower() == ".json" for path in paths}
+        if len(in_json) > 1:
+            raise DataError(f"{where}: expected all splits as COCO JSON or none, found both")
+        if in_json == {True}:
+            return _with_categories(DatasetSpec(names={}, **common), names, entries)
     if names is None:
         raise DataError(f"{where}: expected the key 'names' (or at least 'nc'), found neither")
     return DatasetSpec(names=names, **common)
+
+
+def _holds_items(value: Any) -> bool:
+    """Tell a sequence of items from paths."""
+    if isinstance(value, list | tuple):
+        return bool(value) and not isinstance(value[0], str | Path)
+    named = isinstance(value, str | Path | Mapping)
+    return not named and hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def _from_parts(
+    entries: Mapping[str, Any],
+    file: Path | None,
+    root: Path,
+    again: Callable[[Any], DatasetSpec],
+    kinds: frozenset[str],
+) -> DatasetSpec:
+    """Read what `merge` and `classes` make of this dataset and others."""
+    where = str(file) if file else MAPPING
+    own = {key: value for key, value in entries.items() if key not in {"merge", "classes"}}
+    parts = []
+    if own.keys() & SPLIT_KEYS:
+        parts.append(_from_mapping(own, file, again, kinds))
+    elif lost := sorted(own.keys() & KEYS - {"path", "download"}):
+        raise DataError(
+            f"{where}: {lost[0]}: is what the merged datasets say; to choose, rename or order "
+            "classes, use the key `classes`"
+        )
+    listed = entries.get("merge", [])
+    listed = listed if isinstance(listed, list | tuple) else [listed]
+    for number, entry in enumerate(listed):
+        if isinstance(entry, str | Path) and (root / Path(entry).expanduser()).exists():
+            entry = root / Path(entry).expanduser()
+        part = again(entry)
+        parts.append(part if part.file else replace(part, label=f"merge[{number}]"))
+    if not parts:
+        raise DataError(f"{where}: merge: expected at least one dataset, found {listed!r:.80}")
+    return merge(parts, entries.get("classes"), where, file)
+
+
+def _with_class_folders(spec: DatasetSpec, entries: Mapping[str, Any]) -> DatasetSpec:
+    """Complete a dataset of class folders: without `names`, the training folders are the classes.
+
+    Which folders there are is compared with the names when they are listed.
+    """
+    if not entries.get("names"):
+        names = class_names(spec.sources("train"))
+        if spec.names and len(names) != len(spec.names):
+            raise DataError(
+                f"{spec.where}: nc is {len(spec.names)}, but `train` holds {len(names)} class "
+                "folders; correct nc or leave it out"
+            )
+        spec = replace(spec, names=names)
+    return replace(spec, kind=CLASSES)
 
 
 def _with_categories(
@@ -256,117 +403,3 @@ def _find_root(entries: Mapping[str, Any], file: Path | None, where: str) -> Pat
     if entries.get("download"):
         text += "; `download:` is not run here: fetch the images yourself and put them there"
     raise DataError(text)
-
-
-def _read_splits(entries: Mapping[str, Any], root: Path, where: str) -> dict[str, tuple[Path, ...]]:
-    values = {split: entries.get(split) for split in SPLITS}
-    if values["val"] is None:
-        values["val"] = entries.get("validation")
-    splits: dict[str, tuple[Path, ...]] = {}
-    for split, value in values.items():
-        if value is None:
-            if split == "test":
-                continue
-            raise DataError(
-                f"{where}: expected the key {split!r} (a folder, a list file or a JSON file), "
-                f"found {', '.join(map(str, entries)) or 'nothing'}"
-            )
-        listed = value if isinstance(value, list | tuple) else [value]
-        if not listed or not all(isinstance(item, str | Path) and str(item) for item in listed):
-            raise DataError(f"{where}: {split}: expected paths, found {value!r:.80}")
-        splits[split] = tuple(
-            Path(os.path.abspath(root / Path(item).expanduser())) for item in listed
-        )
-    return splits
-
-
-def _read_names(entries: Mapping[str, Any], where: str) -> dict[int, str] | None:
-    names, count = entries.get("names"), entries.get("nc")
-    if count is not None and (not _is_whole(count) or count < 1):
-        raise DataError(f"{where}: nc: expected a number of classes from 1 on, found {count!r}")
-    if names is None:
-        return None if count is None else {i: f"class_{i}" for i in range(count)}
-    if isinstance(names, list | tuple):
-        names = dict(enumerate(names))
-    if not isinstance(names, Mapping) or not names:
-        raise DataError(f"{where}: names: expected a list or id: name pairs, found {names!r:.80}")
-    try:
-        ids = sorted(int(key) for key in names)
-    except (TypeError, ValueError):
-        raise DataError(
-            f"{where}: names: expected whole numbers as ids, found {names!r:.80}"
-        ) from None
-    if ids != list(range(len(names))):
-        raise DataError(
-            f"{where}: names: expected the ids 0 to {len(names) - 1}, found {ids[0]} to {ids[-1]} "
-            f"({len(names)} names)"
-        )
-    for key, name in names.items():
-        if isinstance(name, bool) or not isinstance(name, str | int | float):
-            raise DataError(
-                f"{where}: names: {key}: expected text, found {name!r}; put it in quotes"
-            )
-    if count is not None and count != len(names):
-        raise DataError(
-            f"{where}: nc is {count}, but `names` holds {len(names)}; correct one or leave nc out"
-        )
-    return {i: str(name) for i, name in sorted((int(key), name) for key, name in names.items())}
-
-
-def _read_channels(entries: Mapping[str, Any], where: str) -> int:
-    channels = entries.get("channels", 3)
-    if not _is_whole(channels) or channels < 1:
-        raise DataError(f"{where}: channels: expected a whole number from 1 on, found {channels!r}")
-    return int(channels)
-
-
-def _read_keypoints(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check kpt_shape and the keys that depend on it."""
-    shape = entries.get("kpt_shape")
-    if shape is None:
-        return {}
-    if (
-        not isinstance(shape, list | tuple)
-        or len(shape) != 2
-        or not all(map(_is_whole, shape))
-        or shape[0] < 1
-        or shape[1] not in (2, 3)
-    ):
-        raise DataError(
-            f"{where}: kpt_shape: expected [number of keypoints, 2 or 3], found {shape!r}"
-        )
-    count = shape[0]
-    found: dict[str, Any] = {"kpt_shape": (count, shape[1])}
-    flip = entries.get("flip_idx")
-    if flip is not None:
-        if not isinstance(flip, list | tuple) or sorted(map(str, flip)) != sorted(
-            map(str, range(count))
-        ):
-            raise DataError(
-                f"{where}: flip_idx: expected each of 0 to {count - 1} once, found {flip!r}"
-            )
-        found["flip_idx"] = tuple(map(int, flip))
-    sigmas = entries.get("kpt_oks_sigmas")
-    if sigmas is not None:
-        numbers = [s for s in sigmas if _is_positive(s)] if isinstance(sigmas, list | tuple) else []
-        if len(numbers) != count or len(sigmas) != count:
-            raise DataError(
-                f"{where}: kpt_oks_sigmas: expected {count} numbers above 0, found {sigmas!r}"
-            )
-        found["kpt_oks_sigmas"] = tuple(map(float, numbers))
-    names = entries.get("kpt_names")
-    if names is not None:
-        by_class = names if isinstance(names, Mapping) else {0: names}
-        for key, listed in by_class.items():
-            if not isinstance(listed, list | tuple) or len(listed) != count:
-                raise DataError(f"{where}: kpt_names: {key}: expected {count} names of keypoints")
-        found["kpt_names"] = {int(k): tuple(map(str, v)) for k, v in by_class.items()}
-    return found
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9

@@ -14,13 +14,14 @@ untouched images uses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
+from yolo.nn.rotated import corners_to_xywhr, enclosing_rectangle, xywhr_to_corners
 
 Rect = tuple[float, float, float, float]
 
@@ -122,6 +123,12 @@ def _holds(ring: np.ndarray, rect: Rect) -> bool:
     )
 
 
+def ring_area(ring: np.ndarray) -> float:
+    """Return the area of a closed ring (P, 2) that doesn't cross itself."""
+    x, y = ring.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
 def clip_polygon(polygon: Polygon, rect: Rect) -> Polygon:
     """Cut every ring of one instance to a rectangle; rings with nothing left vanish."""
     rings = [ring if _holds(ring, rect) else clip_ring(ring, rect) for ring in polygon]
@@ -152,9 +159,23 @@ def polygon_bounds(polygons: Sequence[Polygon], fallback: np.ndarray) -> np.ndar
 
 def smallest_rectangle(points: np.ndarray) -> np.ndarray:
     """Return the corners (4, 2) of the smallest rotated rectangle around points (P, 2)."""
-    # Centred, because OpenCV works in float32.
-    middle = points.mean(0)
-    return cv2.boxPoints(cv2.minAreaRect((points - middle).astype(np.float32))) + middle
+    # OpenCV works in float32, near the origin well enough to tell which points are outermost.
+    centred = (points - points.mean(0)).astype(np.float32)
+    hull = points[cv2.convexHull(centred, returnPoints=False)[:, 0]]
+    edges = np.roll(hull, -1, 0) - hull
+    angles = np.arctan2(edges[:, 1], edges[:, 0])
+    return xywhr_to_corners(enclosing_rectangle(points, angles))
+
+
+def shrink_oriented(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the corners (4, 2) of an oriented box cut down to what is left of it.
+
+    Args:
+        corners: (4, 2) before.
+        points: (P, 2) of what is left.
+    """
+    angle = corners_to_xywhr(corners)[4:]
+    return xywhr_to_corners(enclosing_rectangle(points, angle))
 
 
 def warp_instances(
@@ -212,8 +233,10 @@ def _map_rings(polygons: list[Polygon], matrix: np.ndarray) -> list[Polygon]:
 def clip_instances(instances: Instances, rect: Rect) -> Instances:
     """Cut all labels to a rectangle; nothing is dropped, lost objects get an empty box.
 
-    Keypoints outside become absent (visibility 0). An oriented box that crosses the border becomes
-    the smallest rectangle around what is left of it, as the reference builds fit theirs.
+    Keypoints outside become absent (visibility 0). An oriented box that crosses the border keeps
+    its angle and becomes as small as what is left of its outline, or of itself, allows. (The
+    reference builds fit the smallest rectangle, whose angle depends on the border instead of the
+    object.)
     """
     boxes = clip_boxes(instances.boxes, rect)
     if instances.polygons is None and instances.keypoints is None and instances.corners is None:
@@ -225,31 +248,58 @@ def clip_instances(instances: Instances, rect: Rect) -> Instances:
         x, y = cut.keypoints[..., 0], cut.keypoints[..., 1]
         cut.keypoints[(x < x0) | (y < y0) | (x > x1) | (y > y1), 2] = 0.0
     crossing = np.flatnonzero((boxes != instances.boxes).any(1))
-    if instances.corners is not None and len(crossing):
-        cut.corners = instances.corners.copy()
-        for row in crossing:
-            left = clip_ring(cut.corners[row], rect)
-            if len(left):
-                cut.corners[row] = smallest_rectangle(left)
-                cut.boxes[row] = [*left.min(0), *left.max(0)]
-            else:
-                cut.boxes[row, 2:] = cut.boxes[row, :2]
-    if instances.polygons is not None and len(crossing):
-        cut.polygons = list(instances.polygons)
-        for row in crossing:
-            if cut.polygons[row]:
-                polygon = cut.polygons[row] = clip_polygon(cut.polygons[row], rect)
-                cut.boxes[row, 2:] = cut.boxes[row, :2]
-                cut.boxes[row : row + 1] = polygon_bounds([polygon], cut.boxes[row : row + 1])
+    _cut_outlines(cut, crossing, lambda polygon: clip_polygon(polygon, rect))
     return cut
+
+
+def with_outlines(instances: Instances) -> Instances:
+    """Return oriented boxes with themselves as outlines, where they have no others.
+
+    Cut twice, an outline says what is left, where a box that was fitted in between is too large.
+    """
+    if instances.corners is None or instances.polygons is not None:
+        return instances
+    return replace(instances, polygons=[[ring] for ring in instances.corners])
+
+
+def _cut_outlines(
+    cut: Instances, rows: np.ndarray, what_is_left: Callable[[Polygon], Polygon]
+) -> None:
+    """Cut the outlines of some instances, or their oriented boxes; all else follows what is left.
+
+    Args:
+        cut: the instances, their boxes cut already; changed in place, but for arrays and lists of
+            outlines and corners, which are copied first.
+        rows: which instances.
+        what_is_left: cuts one outline.
+    """
+    cut.polygons = cut.polygons and list(cut.polygons)
+    cut.corners = None if cut.corners is None else cut.corners.copy()
+    for row in rows:
+        if cut.polygons is not None:
+            outline = cut.polygons[row]
+        else:
+            outline = [] if cut.corners is None else [cut.corners[row]]
+        if not outline:
+            continue
+        left = what_is_left(outline)
+        if cut.polygons is not None:
+            cut.polygons[row] = left
+        if not left:
+            cut.boxes[row, 2:] = cut.boxes[row, :2]
+            continue
+        points = np.concatenate(left)
+        cut.boxes[row] = [*points.min(0), *points.max(0)]
+        if cut.corners is not None:
+            cut.corners[row] = shrink_oriented(cut.corners[row], points)
 
 
 def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.ndarray]:
     """Hide what lies in a rectangle, as when another picture is laid over it.
 
-    A box shrinks where the rectangle takes a whole side of it, and stays where it only covers a
-    part; outlines lose the covered part; keypoints under it turn from visible to hidden. Oriented
-    boxes stay.
+    A box, upright or oriented, shrinks where the rectangle takes a whole side of it, and stays
+    where it only covers a part; outlines lose the covered part; keypoints under it turn from
+    visible to hidden.
 
     Returns:
         The instances, none dropped, and the share (N,) of each box's area that can be seen.
@@ -257,7 +307,7 @@ def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.nda
     boxes = instances.boxes
     x0, y0, x1, y1 = rect
     covered = box_areas(clip_boxes(boxes, rect))
-    areas = np.maximum(box_areas(boxes), 1e-9)
+    seen = 1.0 - covered / np.maximum(box_areas(boxes), 1e-9)
     cut = replace(instances, boxes=boxes.copy())
     tall = (boxes[:, 1] >= y0) & (boxes[:, 3] <= y1)
     wide = (boxes[:, 0] >= x0) & (boxes[:, 2] <= x1)
@@ -272,12 +322,10 @@ def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.nda
         x, y = cut.keypoints[..., 0], cut.keypoints[..., 1]
         under = (x > x0) & (y > y0) & (x < x1) & (y < y1) & (cut.keypoints[..., 2] > 1)
         cut.keypoints[under, 2] = 1.0
-    if instances.polygons is not None:
-        cut.polygons = list(instances.polygons)
-        for row in np.flatnonzero(covered > 0):
-            if cut.polygons[row]:
-                cut.polygons[row] = punch_polygon(cut.polygons[row], rect)
-                if not cut.polygons[row]:
-                    cut.boxes[row, 2:] = cut.boxes[row, :2]
-        cut.boxes = polygon_bounds(cut.polygons, cut.boxes)
-    return cut, 1.0 - covered / areas
+    under = np.flatnonzero(covered > 0)
+    if instances.corners is not None:
+        for row in under:
+            ring = instances.corners[row]
+            seen[row] = 1.0 - ring_area(clip_ring(ring, rect)) / max(ring_area(ring), 1e-9)
+    _cut_outlines(cut, under, lambda polygon: punch_polygon(polygon, rect))
+    return cut, seen

@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from yolo.data.coco import CocoSource
+from yolo.data.class_folders import CLASSES
 from yolo.data.datasets import DatasetSpec
-from yolo.data.folder import FolderSource, evenly_spaced, list_files
-from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
+from yolo.data.labels import LabelFormat, LabelledImage
+from yolo.data.objects import item_image
 from yolo.data.report import ScanReport as ScanReport
 from yolo.data.sample import Instances
+from yolo.data.splits import PLACES, open_split
 from yolo.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -50,23 +51,31 @@ class LabelIndex:
     Attributes:
         names: class id -> name (after `single_cls`).
         category_ids: COCO's id of each class, or None.
-        kpt_shape: (keypoints, 2 or 3), or None.
+        kpt_shape: (keypoints, 2 or 3), or None where the objects carry no keypoints.
+        kpt_oks_sigmas: the dataset's own spread of each keypoint, or None.
         shapes: (n, 2) int32 original (h, w), EXIF rotation applied.
         offsets: (n + 1,) int64; the objects of image i are rows offsets[i]:offsets[i + 1].
         arrays: read-only flat arrays by name: classes, boxes (xyxy, pixels of the original
             image), area, ignore, and what the label format adds.
         folder: where the arrays are mapped from, or None when they are in memory.
+        sequences: what holds the images that are Python objects and no files.
     """
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], folder: Path | None = None
+        self,
+        arrays: Mapping[str, np.ndarray],
+        meta: Mapping[str, Any],
+        folder: Path | None = None,
+        sequences: Sequence[Sequence[Any]] = (),
     ) -> None:
         self.folder = folder
+        self.sequences = sequences
         self.names: dict[int, str] = dict(enumerate(meta["names"]))
         ids = meta["category_ids"]
         self.category_ids: tuple[int, ...] | None = None if ids is None else tuple(ids)
         shape = meta["kpt_shape"]
         self.kpt_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
+        self.kpt_oks_sigmas: tuple[float, ...] | None = meta["kpt_oks_sigmas"]
         self.arrays = dict(arrays)
         self.shapes = self.arrays["shapes"]
         self.offsets = self.arrays["offsets"]
@@ -124,13 +133,13 @@ class LabelIndex:
     def __getstate__(self) -> dict[str, Any]:
         if self.folder is not None:
             return {"folder": str(self.folder)}
-        return {"arrays": self.arrays, "meta": self._meta}
+        return {"arrays": self.arrays, "meta": self._meta, "sequences": self.sequences}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "folder" in state:
             self.__dict__.update(LabelIndex.open(state["folder"]).__dict__)
         else:
-            self.__init__(state["arrays"], state["meta"])  # type: ignore[misc]  # rebuilt in place
+            self.__init__(**state)  # type: ignore[misc]  # rebuilt in place
 
     @property
     def num_classes(self) -> int:
@@ -143,9 +152,22 @@ class LabelIndex:
         return ScanReport.from_dict(self._meta["report"])
 
     def path(self, i: int) -> str:
-        """Return the absolute file name of image i."""
+        """Return the absolute file name of image i, or a made-up name such as "train[12]"."""
         start, end = self.arrays["path_offsets"][i : i + 2].tolist()
         return os.fsdecode(self.arrays["paths"][start:end].tobytes())
+
+    def image(self, i: int, channels: int) -> np.ndarray | None:
+        """Return the pixels (h, w, channels) of an image that is a Python object; None for a file.
+
+        Raises:
+            DataError: if it can't be used.
+        """
+        if not self.sequences:
+            return None
+        sequence, number = self.arrays["items"][i].tolist()
+        if sequence < 0:
+            return None
+        return item_image(self.sequences[sequence], number, self.path(i), channels)
 
     def shape(self, i: int) -> tuple[int, int]:
         """Return (h, w) of image i, EXIF rotation applied."""
@@ -224,19 +246,22 @@ def build_index(
     if callable(label_format):
         label_format = label_format()
     chosen = _check_options(spec, classes, fraction)
-    rules = LabelRules(len(spec.names), spec.kpt_shape, single_cls)
-    source = _open_source(spec, split, label_format, rules, fraction)
+    source = open_split(spec, split, label_format, fraction, single_cls)
+    posed = "keypoints" in label_format.kinds
     meta: dict[str, Any] = {
         "version": VERSION,
         "names": [SINGLE_CLASS_NAME] if single_cls else list(spec.names.values()),
         "category_ids": None if single_cls else spec.category_ids,
-        "kpt_shape": spec.kpt_shape,
+        "kpt_shape": spec.kpt_shape if posed else None,
+        "kpt_oks_sigmas": spec.kpt_oks_sigmas if posed else None,
     }
     folder = None
-    if cache_dir is not None:
+    fingerprint = source.fingerprint()
+    if cache_dir is not None and fingerprint is not None:
         # names decide the meaning of ids, so the originals count even when single_cls hides them
         key = [meta, list(spec.names.items()), spec.category_ids, label_format.name, single_cls]
-        text = json.dumps([key, chosen, fraction, split, source.fingerprint()])
+        key.append(spec.kpt_shape)  # decides how wide a row is, whatever is kept of it
+        text = json.dumps([key, chosen, fraction, split, fingerprint])
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         folder = Path(cache_dir).absolute() / f"labels-{split}-{digest}"
         index = _open_cached(folder)
@@ -246,34 +271,12 @@ def build_index(
                 raise DataError(f"{report.problems[0]} (strict=True stops at the first problem)")
             return index, report
     report = ScanReport(split, strict=strict)
-    index = _collect(source.scan(report, workers or _threads()), chosen, meta, report)
+    images = source.scan(report, workers or _threads())
+    if CLASSES in label_format.kinds:  # an image of no class that counts is no background
+        images = (image for image in images if len(_chosen(image.instances, chosen)))
+    index = _collect(images, chosen, meta, report)
     _check_result(index, report, spec, split)
     return (index if folder is None else index.save(folder)), report
-
-
-def _open_source(
-    spec: DatasetSpec, split: str, label_format: LabelFormat, rules: LabelRules, fraction: float
-) -> FolderSource | CocoSource:
-    paths = spec.sources(split)
-    if spec.kind == "coco":
-        assert spec.category_ids is not None
-        return CocoSource(
-            paths,
-            spec.image_folders.get(split),
-            spec.names,
-            spec.category_ids,
-            label_format,
-            rules,
-            fraction,
-        )
-    files = list_files(paths, spec.root)
-    if not files.paths:
-        raise DataError(f"{spec.where}: {split}: no images found in {', '.join(map(str, paths))}")
-    rows = evenly_spaced(len(files.paths), fraction)
-    if len(rows) < len(files.paths):
-        files.paths = [files.paths[i] for i in rows]
-        files.stats = files.stats[rows]
-    return FolderSource(files, label_format, rules)
 
 
 def _check_options(
@@ -297,11 +300,7 @@ def _check_result(index: LabelIndex, report: ScanReport, spec: DatasetSpec, spli
     if not len(index):
         raise DataError(f"{spec.where}: {split}: not one usable image.{first}")
     if split == "train" and report.objects == report.ignored:
-        place = (
-            "in its JSON"
-            if spec.kind == "coco"
-            else "in its label files, which belong in the folder `labels` that mirrors `images`"
-        )
+        place = PLACES[spec.kind]
         raise DataError(f"{spec.where}: {split}: no object to train on {place}.{first}")
 
 
@@ -363,6 +362,13 @@ def _edges(counts: np.ndarray | list[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
 
 
+def _chosen(instances: Instances, classes: list[int] | None) -> Instances:
+    """Return the objects of the chosen classes."""
+    if classes is None or not len(instances):
+        return instances
+    return instances.select(np.isin(instances.classes, classes))
+
+
 def _collect(
     images: Iterator[LabelledImage],
     classes: list[int] | None,
@@ -375,15 +381,18 @@ def _collect(
     shapes: list[tuple[int, int]] = []
     counts: list[int] = []
     image_ids: list[int] = []
+    sequences: list[Sequence[Any]] = []
+    items: list[tuple[int, int]] = []
     for image in images:
-        instances = image.instances
-        if classes is not None and len(instances):
-            instances = instances.select(np.isin(instances.classes, classes))
+        instances = _chosen(image.instances, classes)
         paths.append(os.fsencode(image.path))
         shapes.append(image.shape)
         counts.append(len(instances))
         if image.image_id is not None:
             image_ids.append(image.image_id)
+        if image.item is not None and (not sequences or sequences[-1] is not image.item[0]):
+            sequences.append(image.item[0])
+        items.append((-1, 0) if image.item is None else (len(sequences) - 1, image.item[1]))
         if len(instances):
             columns.add(instances)
     arrays = columns.join()
@@ -397,4 +406,6 @@ def _collect(
     report.background = counts.count(0)
     report.objects = sum(counts)
     report.ignored = int(arrays["ignore"].sum())
-    return LabelIndex(arrays, {**meta, "report": report.to_dict()})
+    if sequences:
+        arrays["items"] = np.array(items, dtype=np.int64)
+    return LabelIndex(arrays, {**meta, "report": report.to_dict()}, sequences=sequences)

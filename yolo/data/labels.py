@@ -11,9 +11,9 @@ until `to_pixels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,8 +25,9 @@ LOWEST, HIGHEST = -0.01, 1.01
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
-Fault = tuple[np.ndarray, str]
-"""(n,) bool mask of bad rows, and the reason; `{row}` in it stands for the row's numbers."""
+Fault = tuple[np.ndarray, str] | tuple[np.ndarray, str, str]
+"""(n,) bool mask of bad rows, and the reason; `{row}` in it stands for the row's numbers. A third
+entry is the finding's kind, "row" unless given; rows that are "odd" stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,14 @@ class LabelledImage:
         shape: (h, w) after EXIF rotation.
         instances: the objects, in pixels.
         image_id: COCO's id of the image, or None.
+        item: a sequence of Python objects and the image's place in it, or None for a file.
     """
 
     path: str
     shape: tuple[int, int]
     instances: Instances
     image_id: int | None = None
+    item: tuple[Sequence[Any], int] | None = None
 
 
 class LabelFormat(Protocol):
@@ -286,12 +289,14 @@ def _check(
         table[:, 0] = 0
 
     def refuse(faults: Iterator[Fault] | list[Fault]) -> None:
-        for mask, reason in faults:
+        for mask, reason, *kinds in faults:
             if mask.any():
+                kind = kinds[0] if kinds else "row"
                 for i in np.flatnonzero(mask & good):
                     # replace, not format: reasons may hold braces of their own
-                    found.append((int(i), reason.replace("{row}", _show(table[i])), "row"))
-                np.logical_and(good, ~mask, out=good)
+                    found.append((int(i), reason.replace("{row}", _show(table[i])), kind))
+                if kind != "odd":
+                    np.logical_and(good, ~mask, out=good)
 
     finite = np.isfinite(table).all(1)
     refuse([(~finite, "expected finite numbers, found {row}")])

@@ -103,6 +103,14 @@ class Maker(Dataset[Any]):
         size: Size,
         placements: list[Placement],
     ) -> Batch:
+        known = getattr(self.store.index, "num_classes", None)
+        for sample in samples:
+            highest = int(sample.instances.classes.max(initial=-1))
+            if known is not None and highest >= known:  # on a device it would end the process
+                raise DataError(
+                    f"{sample.path}: expected class ids from 0 to {known - 1}, found {highest}; a "
+                    "transform of your own has to keep to the dataset's classes"
+                )
         return Batch(
             torch.from_numpy(images),
             build_targets(samples, size, self.extras),
@@ -202,7 +210,7 @@ def _as_made(made: Any) -> Any:
     return made
 
 
-class _Line:
+class Line:
     """Runs jobs, here or in persistent worker processes.
 
     Workers draw nothing from, and leave nothing in, this process: the `DataLoader` gets a generator
@@ -217,6 +225,7 @@ class _Line:
         self._loader: DataLoader[Any] | None = None
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Batch]:
+        """Yield the batches of jobs, in their order."""
         if self.workers == 0:
             for job in jobs:
                 batch = self.maker.make(job)
@@ -310,7 +319,7 @@ class TrainLoader:
         self.order = EpochOrder(count, seed, blocks)
         book = RecipeBook(self.order, augment, size, store.loaded_shape)
         self.edges = batch_edges(count, batch, world)
-        self._line = _Line(TrainMaker(store, book, extras), min(workers, len(self)), pin_memory)
+        self._line = Line(TrainMaker(store, book, extras), min(workers, len(self)), pin_memory)
 
     def __len__(self) -> int:
         return len(self.edges) - 1
@@ -402,7 +411,7 @@ class ValLoader:
             for start in range(0, len(members), batch)
         ]
         self.jobs = jobs[rank::world]
-        self._line = _Line(ValMaker(store, extras), min(workers, len(self.jobs)), pin_memory)
+        self._line = Line(ValMaker(store, extras), min(workers, len(self.jobs)), pin_memory)
 
     def __len__(self) -> int:
         return len(self.jobs)

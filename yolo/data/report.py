@@ -16,6 +16,7 @@ KEPT_PROBLEMS = 100_000
 
 KINDS = {
     "row": "bad label rows (dropped)",
+    "odd": "odd label rows (kept)",
     "duplicate": "duplicates (kept once)",
     "image": "bad images (dropped)",
     "orphan": "labels without image",

@@ -18,12 +18,14 @@ from yolo.data.geometry import (
     keep_visible,
     punch_instances,
     warp_instances,
+    with_outlines,
 )
 from yolo.data.images import cv2
 from yolo.data.letterbox import fill_value
-from yolo.data.pixels import finish_colour, paint_bent, paint_straight, polygon_mask
+from yolo.data.masks import fill_polygons
+from yolo.data.pixels import finish_colour, paint_bent, paint_straight
 from yolo.data.recipe import Box, Recipe, Scene, Transform
-from yolo.data.sample import Instances, Sample
+from yolo.data.sample import Instances, Polygon, Sample
 from yolo.errors import DataError
 
 
@@ -98,6 +100,8 @@ def apply(
             image[box[1] : box[3], box[0] : box[2]] = second[box[1] : box[3], box[0] : box[2]]
             objects = scene_instances(other, source, flip_idx)
             instances = cut_and_fill(instances, objects, box)
+    if instances.corners is not None and not _has_outlines(recipe, source):
+        instances.polygons = None  # those that `scene_instances` lent
     sample = Sample(
         image,
         instances,
@@ -114,6 +118,14 @@ def apply(
         if rgb is not None:
             finish_colour(sample.image, rgb=rgb)
     return sample
+
+
+def _has_outlines(recipe: Recipe, source: Source) -> bool:
+    """Tell whether the labels of a recipe's images have outlines of their own."""
+    others = [part[0] for part in (recipe.blend, recipe.cut, recipe.paste) if part]
+    tiles = [tile for scene in (recipe.scene, *others) if scene for tile in scene.tiles]
+    found = (source.instances(tile.index) for tile in tiles)
+    return any(labels.polygons is not None for labels in found if len(labels))
 
 
 def render(scene: Scene, source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +186,10 @@ def loading_matrix(loaded: tuple[int, ...], original: tuple[int, int]) -> np.nda
 def scene_instances(
     scene: Scene, source: Source, flip_idx: tuple[int, ...] | None = None
 ) -> Instances:
-    """Return the labels of a scene, without objects that are lost or nearly so."""
+    """Return the labels of a scene, without objects that are lost or nearly so.
+
+    Oriented boxes come with the outlines of what can be seen of them.
+    """
     parts, areas = [], []
     for tile in scene.tiles:
         loaded = source.loaded_shape(tile.index)
@@ -182,7 +197,7 @@ def scene_instances(
         gain_x, gain_y = float(to_loaded[0, 0]), float(to_loaded[1, 1])
         x0, y0, x1, y1 = tile.window
         window = (x0 / gain_x, y0 / gain_y, x1 / gain_x, y1 / gain_y)
-        shown = clip_instances(source.instances(tile.index), window)
+        shown = clip_instances(with_outlines(source.instances(tile.index)), window)
         lost = (shown.boxes[:, 2:] <= shown.boxes[:, :2]).max(axis=1)
         if lost.any():
             shown = shown.select(~lost)
@@ -202,9 +217,13 @@ def crop_instances(
     return _select_visible(cut, area_before)
 
 
+def _needed(instances: Instances) -> float:
+    """Return the share of an object that has to be seen: an outline says what little is left."""
+    return MIN_VISIBLE if instances.polygons is None else MIN_VISIBLE_OUTLINE
+
+
 def _select_visible(instances: Instances, area_before: np.ndarray) -> Instances:
-    needed = MIN_VISIBLE if instances.polygons is None else MIN_VISIBLE_OUTLINE
-    kept = keep_visible(instances.boxes, area_before, needed, instances.ignore)
+    kept = keep_visible(instances.boxes, area_before, _needed(instances), instances.ignore)
     return instances if kept.all() else instances.select(kept)
 
 
@@ -243,15 +262,20 @@ def paste(
         return instances
     size = (image.shape[0], image.shape[1])
     taken = np.zeros(size, dtype=bool)
-    for row, corners in enumerate(box_corners(instances.boxes)):
-        outline = instances.polygons[row] if instances.polygons is not None else []
-        taken |= polygon_mask(outline or [corners], size).astype(bool)
+    known = instances.polygons or [[]] * len(instances)
+    boxes = box_corners(instances.boxes)
+    outlines = [rings or [box] for rings, box in zip(known, boxes, strict=True)]
+    for top, left, mask in fill_polygons(outlines, size):
+        taken[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask.view(bool)
+    rows = np.flatnonzero(wanted & ~donors.ignore).tolist()
     pasted = []
-    for row in np.flatnonzero(wanted & ~donors.ignore).tolist():
-        mask = polygon_mask(donors.polygons[row], size).astype(bool)
-        if mask.any() and not (mask & taken).any():
-            image[mask] = donor_image[mask]
-            taken |= mask
+    masks = fill_polygons([donors.polygons[row] for row in rows], size)
+    for row, (top, left, filled) in zip(rows, masks, strict=True):
+        mask = filled.view(bool)
+        place = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
+        if mask.any() and not (mask & taken[place]).any():
+            image[place][mask] = donor_image[place][mask]
+            taken[place] |= mask
             pasted.append(row)
     if not pasted:
         return instances
@@ -264,7 +288,7 @@ def cut_and_fill(instances: Instances, others: Instances, box: Box) -> Instances
     before = box_areas(instances.boxes)
     outside, seen = punch_instances(instances, rect)
     kept = keep_visible(outside.boxes, np.zeros_like(before), 0.0, instances.ignore)
-    kept[(seen <= MIN_VISIBLE) & ~instances.ignore] = False
+    kept[(seen <= _needed(instances)) & ~instances.ignore] = False
     outside = outside.select(kept)
     inside = _select_visible(clip_instances(others, rect), box_areas(others.boxes))
     return Instances.concatenate([outside, inside])
@@ -276,7 +300,7 @@ def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
     Args:
         sample: BGR image and labels; `sample.rng` is the sample's own generator.
         transforms: each takes a sample and returns one with an image of the same (h, w), channels
-            and type, and with finite labels.
+            and type, and with finite labels of the same kinds.
 
     Raises:
         DataError: naming the transform and what was wrong.
@@ -284,6 +308,7 @@ def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
     expected = (sample.image.shape, sample.image.dtype)
     for transform in transforms:
         name = getattr(transform, "__name__", type(transform).__name__)
+        kinds = _kinds(sample.instances)
         done = transform(sample)
         if not isinstance(done, Sample):
             raise DataError(
@@ -296,34 +321,66 @@ def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
                 f"transform {name!r}: expected an image of shape {expected[0]} and type "
                 f"{expected[1]}, found {found[0]} and {found[1]}; keep size and type"
             )
-        reason = _label_fault(done.instances)
+        reason = _label_fault(done, kinds)
         if reason:
             raise DataError(f"transform {name!r}: {reason} in {done.path or 'a sample'}")
         sample = done
     return sample
 
 
-def _label_fault(instances: Instances) -> str:
-    """Say what makes labels unusable; an empty text if nothing does."""
-    count = len(instances)
-    shapes = {"boxes": (count, 4), "ignore": (count,), "area": (count,)}
+def _kinds(instances: Instances) -> dict[str, tuple[int, ...]]:
+    """Return the optional kinds of label that there are, with the shape of one object's."""
+    shapes: dict[str, tuple[int, ...]] = {"polygons": (), "corners": (4, 2)}
+    if instances.keypoints is not None:
+        shapes["keypoints"] = np.shape(instances.keypoints)[1:]
+    kept = {k: v for k, v in shapes.items() if getattr(instances, k) is not None}
+    return kept if len(instances) else {}
+
+
+def _label_fault(sample: Sample, kinds: dict[str, tuple[int, ...]]) -> str:
+    """Say what makes labels unusable; an empty text if nothing does.
+
+    Args:
+        sample: what a transform gave back.
+        kinds: those of `_kinds` before it.
+    """
+    instances, count = sample.instances, len(sample.instances)
+    if sample.image_class is not None and not _is_class(np.asarray(sample.image_class)):
+        return f"expected image_class as a whole number from 0 on, found {sample.image_class!r}"
+    now = _kinds(instances)
+    for kind in kinds if count else ():
+        if kind not in now:
+            return f"expected {kind} as before, found none"
+    shapes: dict[str, tuple[int, ...]] = {"boxes": (4,), "ignore": (), "area": (), "classes": ()}
+    shapes |= {kind: kinds.get(kind, shape) for kind, shape in now.items() if kind != "polygons"}
     for kind, shape in shapes.items():
-        if np.shape(getattr(instances, kind)) != shape:
-            return f"expected {kind} of shape {shape}, found {np.shape(getattr(instances, kind))}"
-    classes, ignore = np.asarray(instances.classes), np.asarray(instances.ignore)
-    if count and (classes.dtype.kind not in "iu" or classes.min() < 0):
-        return f"expected classes as whole numbers from 0 on, found {classes.tolist()!r:.80}"
-    if ignore.dtype != bool:
-        return f"expected ignore of type bool, found {ignore.dtype}"
-    for kind in ("boxes", "keypoints", "corners"):
         values = getattr(instances, kind)
-        if values is not None and (len(values) != count or not np.isfinite(values).all()):
+        if not isinstance(values, np.ndarray) or values.shape != (count, *shape):
+            found = getattr(values, "shape", type(values).__name__)
+            return f"expected {kind} of shape {(count, *shape)}, found {found}"
+        if not np.isfinite(values).all():
             return f"expected {count} rows of finite {kind}"
+    if not _is_class(instances.classes):
+        return f"expected classes as whole numbers from 0 on, found {instances.classes!r:.80}"
+    if instances.ignore.dtype != bool:
+        return f"expected ignore of type bool, found {instances.ignore.dtype}"
     if (instances.boxes[:, 2:] < instances.boxes[:, :2]).any():
         return "expected boxes_xyxy with x0 <= x1 and y0 <= y1"
-    if instances.polygons is not None:
-        if len(instances.polygons) != count:
-            return f"expected {count} polygons, found {len(instances.polygons)}"
-        if not all(np.isfinite(ring).all() for poly in instances.polygons for ring in poly):
+    return _polygon_fault(instances.polygons, count)
+
+
+def _is_class(ids: np.ndarray) -> bool:
+    return not ids.size or (ids.dtype.kind in "iu" and ids.min() >= 0)
+
+
+def _polygon_fault(polygons: list[Polygon] | None, count: int) -> str:
+    if polygons is None:
+        return ""
+    if len(polygons) != count:
+        return f"expected {count} polygons, found {len(polygons)}"
+    for ring in (ring for polygon in polygons for ring in polygon):
+        if np.ndim(ring) != 2 or np.shape(ring)[1] != 2 or len(ring) < 3:
+            return f"expected polygons of rings (P, 2), P from 3 on, found {np.shape(ring)}"
+        if not np.isfinite(ring).all():
             return "expected finite polygons"
     return ""

@@ -282,16 +282,21 @@ def plot_confusion_matrix(matrix: np.ndarray, labels: Sequence[str], file: str |
 
 
 def plot_labels(
-    classes: np.ndarray, boxes_xywhn: np.ndarray, names: Mapping[int, str], file: str | Path
+    classes: np.ndarray, boxes_xywhn: np.ndarray | None, names: Mapping[int, str], file: str | Path
 ) -> Path:
     """Draw what the labels look like: class counts, boxes, centres and sizes.
 
     Args:
         classes: (N,) class ids.
-        boxes_xywhn: (N, 4) centre x, centre y, width, height as shares of the image.
+        boxes_xywhn: (N, 4) centre x, centre y, width, height as shares of the image; None where
+            the classes are those of whole images.
         names: class names by id.
         file: picture to write (labels.jpg).
     """
+    if boxes_xywhn is None:
+        figure = _figure(max(5.2, min(0.35 * len(names), 14.0)), 4.3)
+        _class_bars(figure.subplots(), classes, names, "images")
+        return _save(figure, file)
     figure = _figure(10.4, 8.6)
     counts_axes, boxes_axes, centre_axes, size_axes = figure.subplots(2, 2).ravel()
     _class_bars(counts_axes, classes, names)
@@ -306,9 +311,11 @@ def plot_labels(
     return _save(figure, file)
 
 
-def _class_bars(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> None:
+def _class_bars(
+    axes: Axes, classes: np.ndarray, names: Mapping[int, str], what: str = "objects"
+) -> None:
     counts = np.bincount(classes.astype(int), minlength=len(names))
-    _tidy(axes, f"{len(classes)} objects of {len(names)} classes", "", "objects")
+    _tidy(axes, f"{len(classes)} {what} of {len(names)} classes", "", what)
     axes.bar(
         range(len(counts)),
         counts,
@@ -317,8 +324,9 @@ def _class_bars(axes: Axes, classes: np.ndarray, names: Mapping[int, str]) -> No
     )
     axes.grid(axis="x", visible=False)
     if len(names) <= MOST_CELL_NUMBERS:
+        crowded = len(names) > 6 or max(map(len, names.values()), default=0) > 10
         axes.set_xticks(range(len(counts)), [names.get(i, str(i)) for i in range(len(counts))])
-        axes.tick_params(axis="x", rotation=90 if len(names) > 6 else 0)
+        axes.tick_params(axis="x", rotation=90 if crowded else 0)
         if len(names) <= 12:
             for i, count in enumerate(counts):
                 axes.text(i, count, str(count), ha="center", va="bottom", fontsize=8, color=INK)

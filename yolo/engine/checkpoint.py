@@ -1,20 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our checkpoint: tensors and plain data in one file, written atomically and verified.
 
-The file is what `torch.save` makes of a dict, so that `torch.load(path, weights_only=True)` opens
-it where only torch is installed:
-
-| key | value |
-|---|---|
-| format, version | "plainyolo", 1 |
-| checksum | SHA-256 over everything else (`digest`) |
-| task, names, network | task name, {id: class name}, the resolved network YAML as a dict |
-| weights | state dict in float32: what to predict with (the EMA) |
-| config | the resolved training options |
-| epoch, metrics | 0-based epoch, its metrics |
-| history | one {column: number} a finished epoch |
-| versions, date | of the libraries, of the file |
-| state | None, or what resuming needs (raw weights, optimizer, EMA, scaler, generators, ...) |
+A .pt file is what `torch.save` makes of a dict, so that `torch.load(path, weights_only=True)` opens
+it where only torch is installed; a .safetensors file holds the same without a run's state.
+docs/checkpoints.md describes both. Reading goes through `yolo.engine.torchfile`, which runs nothing
+and also tells Ultralytics' files, see `yolo.engine.foreign`.
 """
 
 from __future__ import annotations
@@ -25,23 +15,42 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from yolo.errors import CheckpointError, MissingFileError
+from yolo.engine import foreign, safetensors
+from yolo.engine.torchfile import TorchFile
+from yolo.errors import CheckpointError, MissingFileError, MissingPackageError
 
-FORMAT = "plainyolo"
-VERSION = 1
+FORMAT: Final = "plainyolo"
+VERSION: Final = 1
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From the content of a version, once it is verified, to that of the next."""
 
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds; the module docstring explains the fields."""
+    """What a checkpoint file holds, beside `format`, `version` and `checksum`.
+
+    Attributes:
+        task: name of the task.
+        names: class names by id, from 0.
+        network: the resolved network description; `BaseModel(network)` builds it.
+        weights: state dict in float32: what to predict with (the averaged weights).
+        config: the resolved training options.
+        epoch: last finished epoch, 0-based; -1 where nothing says.
+        metrics: of that epoch.
+        history: a row for each finished epoch, as in results.csv.
+        versions: of the libraries that wrote it.
+        date: when it was written, ISO 8601, UTC.
+        state: None, or what resuming the run needs.
+    """
 
     task: str
     names: dict[int, str]
@@ -69,16 +78,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
     content |= {"format": FORMAT, "version": VERSION}
     content["checksum"] = digest(content)
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
+    data = _encode(content, path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _read(temporary)
+        read_content(temporary, path.suffix)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -91,46 +99,89 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _encode(content: dict[str, Any], path: Path) -> bytes | memoryview:
+    if path.suffix == safetensors.SUFFIX:
+        try:
+            return safetensors.encode(content)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours without executing anything from it.
+    """Read a checkpoint, ours or Ultralytics', without executing anything from it.
 
     Raises:
         MissingFileError: if there is no such file.
-        CheckpointError: if it is damaged, of a newer version, or not ours.
+        CheckpointError: if it is damaged, of a newer version, or of another library.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path}: no such checkpoint; check the path")
-    content = _read(path)
+    content = read_content(path, path.suffix)
     known = Checkpoint.__dataclass_fields__
     return Checkpoint(**{key: value for key, value in content.items() if key in known})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_content(path: Path, suffix: str) -> dict[str, Any]:
+    """Read a file's fields, verified and in the form of today's version; `suffix` tells its form.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        if suffix == safetensors.SUFFIX:
+            return _verified(safetensors.read(path))
+        with TorchFile(path) as file:
+            if foreign.is_foreign(file.content):
+                return foreign.convert(file)
+            found = file.content.get("format") if isinstance(file.content, dict) else None
+            if found != FORMAT:
+                raise CheckpointError(
+                    "a torch file, but no checkpoint of this library or of Ultralytics 8.x, which "
+                    "hold a network's description beside its weights. For bare weights, build "
+                    "the network and use model.model.load_weights(state_dict)"
+                )
+            return _verified(file.plain(file.content))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (OSError, MissingPackageError):
         raise
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    except Exception as error:  # text that is no text, numbers without end: a file may say anything
+        raise CheckpointError(f"{path}: the file is damaged ({type(error).__name__})") from error
+
+
+def _verified(content: dict[str, Any]) -> dict[str, Any]:
+    """Check version, checksum and fields; bring an older version up to date."""
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(
-            f"{path}: not a readable checkpoint (damaged, or written by another library): {first}"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint with format {FORMAT!r}, found "
-            f"{content.get('format') if isinstance(content, dict) else type(content).__name__!r}"
-        )
-    if int(content["version"]) > VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint version {content['version']}, this library reads up to "
-            f"{VERSION}; update it with `pip install -U plainyolo`"
+            f"checkpoint version {version!r}, this library reads up to {VERSION}; "
+            "update it with `pip install -U plainyolo`"
         )
     if content.get("checksum") != digest(content):
         raise CheckpointError(
-            f"{path}: the checksum doesn't match, so the file is damaged; use another copy"
+            "the checksum doesn't match, so the file is damaged; use another copy"
         )
+    for older in range(version, VERSION):
+        if older not in MIGRATIONS:
+            raise CheckpointError(f"checkpoint version {version} was never published")
+        content = MIGRATIONS[older](content)
+    for name, kind in _KINDS.items():
+        if not isinstance(content.get(name), kind):
+            raise CheckpointError(
+                f"field {name!r}: expected {kind.__name__}, found "
+                f"{type(content.get(name)).__name__}"
+            )
+    if not all(isinstance(value, Tensor) for value in content["weights"].values()):
+        raise CheckpointError("field 'weights': expected tensors alone")
     return content
+
+
+_KINDS: Final = {"task": str, "names": dict, "network": dict, "weights": dict, "config": dict}
+"""Types of the fields that a model is made from."""
 
 
 def digest(content: Mapping[str, Any]) -> str:

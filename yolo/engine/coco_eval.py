@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from yolo.nn.rotated import corners_to_xywhr, rotated_intersection
+
 if TYPE_CHECKING:
     from yolo.data.sample import Instances
 
 LOGGER = logging.getLogger(__name__)
 
-IouType = Literal["bbox", "segm", "keypoints"]
+IouType = Literal["bbox", "segm", "keypoints", "rotated"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -51,6 +53,7 @@ class Objects:
             bounding box), as pycocotools takes it for results.
         rles: N masks as COCO run-length dictionaries (compressed or lists of counts), or None.
         keypoints: (N, K, 3) x, y, visibility, or None.
+        rotated: (N, 5) float64 boxes_xywhr, or None.
     """
 
     classes: np.ndarray
@@ -60,10 +63,12 @@ class Objects:
     area: np.ndarray | None = None
     rles: list[dict[str, Any]] | None = None
     keypoints: np.ndarray | None = None
+    rotated: np.ndarray | None = None
 
     @classmethod
     def labelled(cls, instances: Instances, rles: list[dict[str, Any]] | None = None) -> Objects:
         """Take the labels of one image, in its original pixels."""
+        corners = instances.corners
         return cls(
             classes=np.asarray(instances.classes),
             boxes=np.asarray(instances.boxes, dtype=np.float64),
@@ -71,6 +76,7 @@ class Objects:
             area=np.asarray(instances.area, dtype=np.float64),
             rles=rles,
             keypoints=instances.keypoints,
+            rotated=None if corners is None else corners_to_xywhr(np.asarray(corners, np.float64)),
         )
 
     @classmethod
@@ -96,6 +102,15 @@ class Objects:
         """(N,) bool, False everywhere when nothing is to be ignored."""
         return np.zeros(len(self), dtype=bool) if self.ignore is None else self.ignore
 
+    def excused(self, iou_type: IouType) -> np.ndarray:
+        """(N,) bool labels that are neither missed nor wrong to find.
+
+        Crowds; and when keypoints are compared, objects of which none is labelled.
+        """
+        if iou_type != "keypoints" or self.keypoints is None:
+            return self.crowd
+        return np.asarray(self.crowd | ~(self.keypoints[..., 2] > 0).any(axis=1))
+
     def select(self, which: np.ndarray) -> Objects:
         """Return the objects at `which` (indices or a boolean mask), in that order."""
         rows = np.flatnonzero(which) if which.dtype == bool else which
@@ -111,6 +126,7 @@ class Objects:
             pick(self.area),
             None if self.rles is None else [self.rles[i] for i in rows],
             pick(self.keypoints),
+            pick(self.rotated),
         )
 
 
@@ -181,7 +197,8 @@ def coco_scores(
         truths: labels, one entry an image; `area` decides the object's size class.
         founds: detections, one entry an image, in the same order.
         num_classes: classes are 0 .. num_classes - 1; other detections don't count.
-        iou_type: "bbox" compares boxes, "segm" the masks in `rles`, "keypoints" the keypoints.
+        iou_type: "bbox" compares boxes, "segm" the masks in `rles`, "keypoints" the keypoints,
+            "rotated" the rotated boxes.
         sigmas: (K,) keypoint spreads; None means COCO's, for 17 points.
 
     Returns:
@@ -204,11 +221,19 @@ def coco_scores(
     judge = COCOeval_faster(
         gt,
         dt,
-        iouType=iou_type,
+        iouType="bbox" if iou_type == "rotated" else iou_type,
         print_function=LOGGER.debug,
         kpt_oks_sigmas=COCO_SIGMAS if sigmas is None else np.asarray(sigmas, dtype=np.float64),
     )
     judge.params.catIds = list(range(num_classes))
+
+    def compare(image: int, class_id: int) -> np.ndarray:
+        found, truth = (o[image].select(o[image].classes == class_id) for o in (founds, truths))
+        found = found.select(np.arange(min(len(found), judge.params.maxDets[-1])))
+        return rotated_overlaps(found, truth)
+
+    if iou_type == "rotated":
+        judge.computeIoU = compare  # the package knows no such overlap
     judge.evaluate()
     judge.accumulate()
     shape = judge.eval["counts"]
@@ -298,6 +323,8 @@ def _area(objects: Objects, iou_type: IouType) -> np.ndarray:
         from faster_coco_eval import mask
 
         return np.asarray(mask.area(_compressed(objects)), dtype=np.float64)
+    if iou_type == "rotated" and objects.rotated is not None:
+        return np.asarray(objects.rotated[:, 2] * objects.rotated[:, 3])
     if iou_type == "keypoints" and objects.keypoints is not None:
         sides = np.ptp(objects.keypoints[..., :2], axis=1)
         return np.asarray(sides[:, 0] * sides[:, 1])
@@ -329,12 +356,24 @@ def overlaps(
         return np.zeros((len(found), len(truth)))
     if iou_type == "keypoints":
         return keypoint_similarity(found, truth, COCO_SIGMAS if sigmas is None else sigmas)
+    if iou_type == "rotated":
+        return rotated_overlaps(found, truth)
     from faster_coco_eval import mask
 
     crowd = truth.crowd.astype(int).tolist()
     if iou_type == "segm":
         return np.asarray(mask.iou(_compressed(found), _compressed(truth), crowd), np.float64)
     return np.asarray(mask.iou(found.boxes_ltwh, truth.boxes_ltwh, crowd), dtype=np.float64)
+
+
+def rotated_overlaps(found: Objects, truth: Objects) -> np.ndarray:
+    """Return the exact overlaps of rotated boxes, (N found, N truth), as `overlaps` does."""
+    if found.rotated is None or truth.rotated is None:
+        raise ValueError("expected rotated boxes in detections and labels, got none")
+    shared = rotated_intersection(found.rotated, truth.rotated)
+    own, other = (boxes[:, 2:4].prod(axis=1) for boxes in (found.rotated, truth.rotated))
+    union = np.where(truth.crowd, own[:, None], own[:, None] + other - shared)
+    return np.asarray(shared / np.maximum(union, np.finfo(np.float64).tiny))
 
 
 def keypoint_similarity(found: Objects, truth: Objects, sigmas: np.ndarray) -> np.ndarray:

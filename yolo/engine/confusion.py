@@ -81,19 +81,30 @@ class ConfusionMatrix(Table):
         names: class names by id 0 .. C-1.
         conf: detections at or below this confidence are left out.
         iou: pairs need an overlap above this.
+        background: False where every image has one true and one predicted class.
 
     Attributes:
-        matrix: (C + 1, C + 1) int64, rows predicted, columns true, background last.
+        matrix: (C + 1, C + 1) int64, rows predicted, columns true, background last; (C, C)
+            without background.
     """
 
-    def __init__(self, names: dict[int, str], conf: float = 0.25, iou: float = 0.45) -> None:
-        self.names, self.conf, self.iou = names, conf, iou
-        self.matrix = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
+    def __init__(
+        self,
+        names: dict[int, str],
+        conf: float = 0.25,
+        iou: float = 0.45,
+        background: bool = True,
+    ) -> None:
+        self.names, self.conf, self.iou, self.background = names, conf, iou, background
+        side = len(names) + background
+        self.matrix = np.zeros((side, side), dtype=np.int64)
 
     @property
     def labels(self) -> list[str]:
         """Names of rows and columns; the last is "background", or "nothing" if a class has it."""
         names = list(self.names.values())
+        if not self.background:
+            return names
         return [*names, "nothing" if "background" in names else "background"]
 
     def update(self, found: Objects, truth: Objects, overlap: np.ndarray) -> None:

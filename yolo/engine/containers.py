@@ -2,7 +2,8 @@
 """What a prediction holds: boxes, masks, keypoints, rotated boxes, class probabilities.
 
 Each container wraps one array, a NumPy array or a torch tensor alike, and offers views of it. Torch
-is never imported unless the data is a tensor already, so that exported models run without torch.
+is never imported unless the data is a tensor already, so that exported models run without torch;
+`Array` lets readers of tensors (`boxes.xyxy.cpu().numpy()`) read their results, too.
 
 Letters: N objects, K keypoints, D 2 or 3, C classes, h w mask size. Pixels are those of the
 original image; `*n` views are divided by its width and height.
@@ -10,32 +11,53 @@ original image; `*n` views are divided by its width and height.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from yolo.data.images import cv2
 from yolo.data.letterbox import place
+from yolo.engine.masks import PackedMasks, trace_outline
+from yolo.nn.rotated import array_module, xywhr_to_corners
 
 Self = TypeVar("Self", bound="Container")
+SelfRows = TypeVar("SelfRows", bound="_Rows")
 
 
-def array_module(data: Any) -> Any:
-    """Return the module that `data` belongs to: numpy, or torch for a tensor."""
-    if isinstance(data, np.ndarray):
-        return np
-    import torch  # present, since `data` is one of its tensors
+class Array(np.ndarray):
+    """A NumPy array that also answers to what scripts call on a predicted tensor."""
 
-    return torch
+    def cpu(self) -> Array:
+        """Return the array."""
+        return self
+
+    def numpy(self) -> np.ndarray:
+        """Return the same numbers as a plain array."""
+        return self.view(np.ndarray)
+
+    def int(self) -> Array:
+        """Return whole numbers, int32."""
+        return cast(Array, self.astype(np.int32))
+
+    def float(self) -> Array:
+        """Return float32 numbers."""
+        return cast(Array, self.astype(np.float32))
+
+    def numel(self) -> builtins.int:
+        """Return the number of elements."""
+        return self.size
 
 
 def as_array(data: Any) -> Any:
-    """Return arrays and tensors as they are, anything else as a float32 NumPy array."""
-    if isinstance(data, np.ndarray) or hasattr(data, "detach"):
+    """Return tensors as they are, anything else as an Array (float32 unless it has a type)."""
+    if isinstance(data, Array) or hasattr(data, "detach"):
         return data
-    return np.asarray(data, dtype=np.float32)
+    typed = data if isinstance(data, np.ndarray) else np.asarray(data, dtype=np.float32)
+    return typed.view(Array)
 
 
 def to_numpy(data: Any) -> np.ndarray:
@@ -75,12 +97,18 @@ def move(data: Any, how: str, *args: Any, **kwargs: Any) -> Any:
     """
     if not isinstance(data, np.ndarray):
         return to_numpy(data) if how == "numpy" else getattr(data, how)(*args, **kwargs)
-    if how in {"cpu", "numpy"} or [str(target) for target in (*args, *kwargs.values())] == ["cpu"]:
+    if stays(how, *args, **kwargs):
         return data
     raise TypeError(
         f"expected a torch tensor to move with {how}(), got a NumPy array; "
         "convert it with torch.from_numpy first"
     )
+
+
+def stays(how: str, *args: Any, **kwargs: Any) -> bool:
+    """Tell whether a move of `move` ends on the CPU and changes no numbers."""
+    targets = [str(target) for target in (*args, *kwargs.values())]
+    return how in {"cpu", "numpy"} or targets == ["cpu"]
 
 
 class Container:
@@ -131,12 +159,15 @@ class Container:
         """Return a copy moved as `torch.Tensor.to` would."""
         return self._moved("to", *args, **kwargs)
 
+    def _like_data(self, values: Any) -> Any:
+        """Return numbers as an array of the kind, type and device of `data`."""
+        if isinstance(self.data, np.ndarray):
+            return np.asarray(values, dtype=self.data.dtype)
+        return self.data.new_tensor(values)
+
     def _per_side(self, repeats: int = 1) -> Any:
         """Return (w, h) of the image, `repeats` times, to divide coordinates by."""
-        sides = [self.orig_shape[1], self.orig_shape[0]] * repeats
-        if isinstance(self.data, np.ndarray):
-            return np.asarray(sides, dtype=self.data.dtype)
-        return self.data.new_tensor(sides)
+        return self._like_data([self.orig_shape[1], self.orig_shape[0]] * repeats)
 
 
 class _Rows(Container):
@@ -175,6 +206,11 @@ class _Rows(Container):
     def id(self) -> Any:
         """(N,) track ids as floats, or None without tracking."""
         return self.data[:, -3] if self.is_track else None
+
+    def with_ids(self: SelfRows, ids: np.ndarray) -> SelfRows:
+        """Return the rows with these (N,) track ids."""
+        parts = self.data[:, : self.geometry], self._like_data(ids)[:, None], self.data[:, -2:]
+        return type(self)(array_module(self.data).concatenate(parts, -1), self.orig_shape)
 
 
 class Boxes(_Rows):
@@ -221,25 +257,13 @@ class OBB(_Rows):
 
     @property
     def xywhr(self) -> Any:
-        """(N, 5) centre, width, height in pixels, angle in radians (clockwise on the screen)."""
+        """(N, 5) centre, sides in pixels, angle in radians; see `yolo.nn.rotated`."""
         return self.data[:, :5]
 
     @property
     def xyxyxyxy(self) -> Any:
         """(N, 4, 2) corners in pixels; not clipped to the image."""
-        lib = array_module(self.data)
-        x, y, w, h, r = (self.data[:, i] for i in range(5))
-        cos, sin = lib.cos(r), lib.sin(r)
-        along = lib.stack([w / 2 * cos, w / 2 * sin], -1)
-        across = lib.stack([-h / 2 * sin, h / 2 * cos], -1)
-        centre = lib.stack([x, y], -1)
-        corners = [
-            centre + along + across,
-            centre + along - across,
-            centre - along - across,
-            centre - along + across,
-        ]
-        return lib.stack(corners, 1)
+        return xywhr_to_corners(self.xywhr)
 
     @property
     def xyxyxyxyn(self) -> Any:
@@ -250,20 +274,26 @@ class OBB(_Rows):
     def xyxy(self) -> Any:
         """(N, 4) upright boxes around the rotated ones, pixels."""
         lib, corners = array_module(self.data), self.xyxyxyxy
-        x, y = corners[..., 0], corners[..., 1]
-        if lib is np:
-            return np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], -1)
-        return lib.stack([x.amin(1), y.amin(1), x.amax(1), y.amax(1)], -1)
+        return lib.concatenate([lib.amin(corners, 1), lib.amax(corners, 1)], -1)
 
 
 class Masks(Container):
     """Instance masks, (N, h, w) of 0 and 1, uint8, at the size the network saw or the image's own.
 
-    The outlines (`xy`, `xyn`) are traced at the first look and kept: change `data` before that,
-    or make new Masks.
+    Packed masks stay so until `data` is read; nothing else here needs them all at once. The
+    outlines (`xy`, `xyn`) are traced at the first look and kept: change `data` before that, or make
+    new Masks.
+
+    Args:
+        data: (N, h, w) or (h, w), or packed masks.
+        orig_shape: (h, w) of the original image.
     """
 
     def __init__(self, data: Any, orig_shape: tuple[int, int]) -> None:
+        self._packed = data if isinstance(data, PackedMasks) else None
+        if self._packed is not None:
+            self.orig_shape = (int(orig_shape[0]), int(orig_shape[1]))
+            return
         data = as_array(data)
         if data.ndim == 2:
             data = data[None]
@@ -271,10 +301,42 @@ class Masks(Container):
             raise ValueError(f"expected masks of shape (N, h, w), got {tuple(data.shape)}")
         super().__init__(data, orig_shape)
 
+    @cached_property
+    def data(self) -> Any:
+        """(N, h, w) uint8, NumPy or torch; all masks at once."""
+        assert self._packed is not None
+        return as_array(self._packed.dense())
+
+    @property
+    def _source(self) -> Any:
+        """The packed masks, or `data` once that is there: it may have been written to."""
+        return self.__dict__.get("data", self._packed)
+
+    @property
+    def shape(self) -> Any:
+        """(N, h, w)."""
+        return self._source.shape
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Masks:
+        source = self._source
+        if isinstance(source, PackedMasks):
+            return Masks(source.select(pick(np.arange(len(source)), index)), self.orig_shape)
+        return super().__getitem__(index)
+
+    def _moved(self, how: str, *args: Any, **kwargs: Any) -> Masks:
+        source = self._source
+        if isinstance(source, PackedMasks) and stays(how, *args, **kwargs):
+            packed = replace(source, tensors=source.tensors and how != "numpy")
+            return Masks(packed, self.orig_shape)
+        return super()._moved(how, *args, **kwargs)
+
     def full(self, i: int) -> np.ndarray:
         """Return mask `i` at the size of the image, (H, W) bool: the letterbox is undone."""
         height, width = self.orig_shape
-        mask = to_numpy(self.data[i]).astype(np.uint8)
+        mask = to_numpy(self._source[i]).astype(np.uint8)
         if mask.shape == (height, width):
             return mask.astype(bool)
         top, left, inner_h, inner_w = self._content()
@@ -283,7 +345,7 @@ class Masks(Container):
 
     def _content(self) -> tuple[int, int, int, int]:
         """Return (top, left, height, width) of the image inside the letterboxed mask."""
-        size = int(self.data.shape[1]), int(self.data.shape[2])
+        size = int(self.shape[1]), int(self.shape[2])
         placement, (inner_h, inner_w) = place(self.orig_shape, size)
         return placement.pad_top, placement.pad_left, inner_h, inner_w
 
@@ -296,7 +358,8 @@ class Masks(Container):
         top, left, inner_h, inner_w = self._content()
         scale = np.array([width / inner_w, height / inner_h], dtype=np.float32)
         outlines = []
-        for mask in to_numpy(self.data):
+        for i in range(len(self)):
+            mask = to_numpy(self._source[i])
             outline = (trace_outline(mask) - np.asarray([left, top], np.float32)) * scale
             outlines.append(outline.clip(0, [width, height]).astype(np.float32))
         return outlines
@@ -356,7 +419,7 @@ class Probs(Container):
     @property
     def top1(self) -> int:
         """The most probable class."""
-        return int(self.data.argmax())
+        return self.top5[0]
 
     @property
     def top5(self) -> list[int]:
@@ -372,30 +435,3 @@ class Probs(Container):
     def top5conf(self) -> Any:
         """Probabilities of `top5`."""
         return self.data[self.top5]
-
-
-def trace_outline(mask: np.ndarray) -> np.ndarray:
-    """Trace the outer contours of a mask and join them to one polygon.
-
-    Parts are linked by a thin bridge, there and back between their nearest points, so that the
-    polygon's area stays the sum of the parts' areas.
-
-    Args:
-        mask: (h, w), non-zero inside.
-
-    Returns:
-        (P, 2) float32 x, y in mask pixels; (0, 2) when the mask is empty.
-    """
-    found = cv2.findContours(
-        np.ascontiguousarray(mask != 0).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )[-2]
-    parts = sorted((c.reshape(-1, 2).astype(np.float32) for c in found), key=len, reverse=True)
-    if not parts:
-        return np.zeros((0, 2), np.float32)
-    joined = parts[0]
-    for part in parts[1:]:
-        gaps = ((joined[:, None] - part[None]) ** 2).sum(-1)
-        i, j = np.unravel_index(int(gaps.argmin()), gaps.shape)
-        loop = [joined[: i + 1], part[j:], part[: j + 1], joined[i:]]
-        joined = np.concatenate(loop)
-    return joined

@@ -34,8 +34,11 @@ LIMBS = (
 _MASK_OPACITY = 0.45
 _VISIBLE = 0.5
 _LABELLED = 0.35  # share of the picture that labels may hide
+_CROWD = 20  # objects from which letters shrink with them
+_SMALL_LETTERS = 8  # px
 _SHARED = 0.2  # share of a label that others may hide
 _PAPER: Color = (38, 34, 32)
+_TRACK: Color = (88, 82, 78)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Marks:
 
         def resized(i: int) -> np.ndarray:
             assert original is not None
-            mask = original(i).astype(np.uint8)
-            return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+            mask = original(i).astype(np.uint8) * 255
+            return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_LINEAR) > 127
 
         if points is not None:
             points = np.concatenate([points[..., :2] * gain, points[..., 2:]], -1)
@@ -123,6 +126,17 @@ def fitted_letters(
     return Lettering(max(round(px), 4), font)
 
 
+def fitted_radius(shape: Sequence[int], xy: np.ndarray) -> float:
+    """Return a radius in pixels for keypoints (K, 2) that neither fill a small figure nor vanish.
+
+    Args:
+        shape: (h, w) of the picture.
+        xy: the keypoints that are drawn.
+    """
+    most = 5 * math.sqrt(max(0.1, min(shape[:2]) / 640))
+    return most if len(xy) < 2 else min(most, float(np.ptp(xy, axis=0).max()) / (2 * len(xy)))
+
+
 def draw_marks(
     image: np.ndarray,
     marks: Marks,
@@ -142,6 +156,8 @@ def draw_marks(
 ) -> np.ndarray:
     """Draw onto `image` (H, W, 3) uint8, in place, and return it. Options as in `Results.plot`."""
     line = fitted_line(image.shape, line_width)
+    if line_width is None and len(marks):
+        line = max(1, min(line, round(_typical_side(marks) / 10)))
     by_class = color_mode != "instance"
     instances = marks.ids if marks.ids is not None else np.arange(len(marks))
     colors = [color_of(int(i)) for i in (marks.classes if by_class else instances)]
@@ -153,20 +169,22 @@ def draw_marks(
     if show_boxes:
         for i in order:
             _outline(image, marks, int(i), colors[i], line)
-    if marks.keypoints is not None:
-        radius = max(1, round(kpt_radius or 5 * max(0.3, min(image.shape[:2]) / 640)))
-        for points in marks.keypoints:
-            _draw_keypoints(image, points, radius, line, kpt_line)
     if show_boxes and show_labels:
         letters = fitted_letters(image.shape, font_size, font)
+        if font_size is None and len(marks) > _CROWD:
+            small = max(_SMALL_LETTERS, round(_typical_side(marks) / 3))
+            letters = replace(letters, px=min(letters.px, small))
         taken: list[tuple[int, int, int, int]] = []
         room = _LABELLED * image.shape[0] * image.shape[1]
         for i in list(order)[::-1]:
             if sum((c - a) * (d - b) for a, b, c, d in taken) > room:
                 break
             text = _label(marks, int(i), names, show_conf)
-            box = marks.boxes[i] if marks.corners is None else _top_of(marks.corners[i])
+            box = marks.boxes[i] if marks.corners is None else _label_box(marks.corners[i])
             _draw_label(image, text, box, colors[i], letters, line, taken, txt_color)
+    if marks.keypoints is not None:  # over the labels: a point is small, a hidden one is lost
+        for points in marks.keypoints:
+            _draw_keypoints(image, points, kpt_radius, line, kpt_line)
     return image
 
 
@@ -178,16 +196,29 @@ def _label(marks: Marks, i: int, names: Mapping[int, str], show_conf: bool) -> s
     return f"{text} {marks.conf[i]:.2f}" if show_conf and marks.conf is not None else text
 
 
-def _top_of(corners: np.ndarray) -> np.ndarray:
-    """Return a zero-height box_xyxy at the highest corner, where the label goes."""
-    x, y = corners[corners[:, 1].argmin()]
-    return np.array([x, y, x, y])
+def _typical_side(marks: Marks) -> float:
+    """Return the median of the objects' shorter sides, pixels."""
+    if marks.corners is not None:
+        sides = np.linalg.norm(marks.corners[:, 1:3] - marks.corners[:, :2], axis=2)
+    else:
+        sides = marks.boxes[:, 2:] - marks.boxes[:, :2]
+    return float(np.median(sides.min(axis=1)))
+
+
+def _label_box(corners: np.ndarray) -> np.ndarray:
+    """Return the corner of a rotated box where a label goes, and the opposite one: x1 y1 x2 y2.
+
+    It is the highest; of two that are about as high, the left one.
+    """
+    x, y = corners.T
+    place = int((y + x / 2).argmin())
+    return np.concatenate([corners[place], corners[(place + 2) % 4]])
 
 
 def _outline(image: np.ndarray, marks: Marks, i: int, color: Color, line: int) -> None:
     if marks.corners is not None:
-        corners = np.rint(marks.corners[i]).astype(np.int32)
-        cv2.polylines(image, [corners], True, color, line, cv2.LINE_AA)
+        corners = np.rint((marks.corners[i] - 0.5) * 16).astype(np.int32)  # 1/16 px, pixel middles
+        cv2.polylines(image, [corners], True, color, line, cv2.LINE_AA, shift=4)
         return
     height, width = image.shape[:2]
     # The line lies inside the picture even where the box ends at its border.
@@ -214,7 +245,7 @@ def _fill_mask(image: np.ndarray, mask: np.ndarray, color: Color, line: int) -> 
 
 
 def _draw_keypoints(
-    image: np.ndarray, points: np.ndarray, radius: int, line: int, limbs: bool
+    image: np.ndarray, points: np.ndarray, kpt_radius: float | None, line: int, limbs: bool
 ) -> None:
     """Draw (K, 2 or 3) keypoints, those that are visible, and the skeleton of 17."""
     height, width = image.shape[:2]
@@ -222,6 +253,8 @@ def _draw_keypoints(
     seen = np.all((xy > 0) & (xy < [width, height]), axis=1)
     if points.shape[1] == 3:
         seen = seen & (points[:, 2] >= _VISIBLE)
+    radius = max(1, round(kpt_radius or fitted_radius(image.shape, xy[seen])))
+    line = min(line, radius)
     places = [(int(x), int(y)) for x, y in np.nan_to_num(xy)]
     if limbs and len(points) == 17:
         for n, (a, b) in enumerate(LIMBS):
@@ -289,21 +322,22 @@ def draw_probs(
     font_size: float | None = None,
     font: str | None = None,
 ) -> np.ndarray:
-    """Write class probabilities, each with a bar, into the top left corner, in place."""
+    """Write class probabilities, each with a bar below, into the top left corner, in place."""
     letters = fitted_letters(image.shape, font_size, font)
     margin = max(2, letters.px // 2)
     texts = [letters.fit(f"{p:.2f} {name}", image.shape[1] - 2 * margin) for name, p in lines]
-    row = letters.size("Ag")[1] + margin
+    line = letters.size("Ag")[1]
+    thick = max(2, letters.px // 4)
+    row = line + thick + margin
     width = min(max([letters.size(t)[0] for t in texts], default=0) + 2 * margin, image.shape[1])
     panel = image[: row * len(texts) + margin, :width]
-    panel[:] = np.rint(panel * 0.35 + np.asarray(_PAPER, np.float32) * 0.65).astype(np.uint8)
+    panel[:] = np.rint(panel * 0.25 + np.asarray(_PAPER, np.float32) * 0.75).astype(np.uint8)
     for i, (text, (_, p)) in enumerate(zip(texts, lines, strict=True)):
         top = margin + i * row
-        bar = round((width - 2 * margin) * float(np.clip(p, 0, 1)))
-        if bar:
-            end = (margin + bar - 1, top + row - margin // 2 - 1)
-            cv2.rectangle(image, (margin, top - margin // 3), end, color_of(0), -1)
         letters.write(image, text, margin, top, (255, 255, 255))
+        track = image[top + line : top + line + thick, margin : width - margin]
+        track[:] = _TRACK
+        track[:, : round(track.shape[1] * float(np.clip(p, 0, 1)))] = color_of(0)
     return image
 
 

@@ -55,7 +55,11 @@ def cache_folder(config: CommonConfig, save_dir: Path | None) -> Path | None:
 def dataset(config: CommonConfig, spec: TaskSpec, save_dir: Path | None) -> DatasetSpec:
     """Find out what `data` describes."""
     cache = cache_folder(config, save_dir)
-    return read_dataset(config.data, cache, kinds=spec.label_format().kinds)
+    kinds = spec.label_format().kinds
+    data = read_dataset(config.data, cache, kinds=kinds)
+    if "keypoints" in kinds:
+        data.keypoint_shape()  # better missed now than row by row
+    return data
 
 
 def scan(
@@ -111,11 +115,17 @@ def image_store(
     data: DatasetSpec,
     folder: Path | None = None,
     cache: bool | Literal["ram", "disk"] = False,
+    fit: bool = True,
 ) -> ImageStore:
     """Build what loads the images of an index, and keeps them as `cache` says."""
-    mode = "ram" if cache is True else cache
     return ImageStore(
-        index, size, channels=data.channels, mode=mode, cache_dir=folder, strict=config.strict
+        index,
+        size,
+        channels=data.channels,
+        mode="ram" if cache is True else cache,
+        cache_dir=folder,
+        strict=config.strict,
+        fit=fit,
     )
 
 

@@ -114,7 +114,7 @@ class PartMetrics:
             _join([h[0] for h in hits], bool),
             _join([h[1] for h in hits], float),
             _join([h[2] for h in hits], np.int64),
-            _join([r.truth.classes[~r.truth.crowd] for r in records], np.int64),
+            _join([r.truth.classes[~self._excused(r)] for r in records], np.int64),
         )
         self.coco = self.score(records, num_classes)
         self.ap_class_index = curves.classes
@@ -128,17 +128,18 @@ class PartMetrics:
         interpolated = [np.interp(self.px, RECALL_LEVELS, row) for row in at50]
         self.prec_values = np.array(interpolated).reshape(-1, len(self.px))
         self.image_metrics = {
-            r.path: _image_counts(h[0], h[1], int((~r.truth.crowd).sum()))
+            r.path: _image_counts(h[0], h[1], int((~self._excused(r)).sum()))
             for r, h in zip(records, hits, strict=True)
         }
 
     def _hits(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (correct, score, class) of the detections that count, at overlap 0.5.
 
-        A detection without a label but on a crowd region of its class is neither right nor wrong.
+        A detection without a label but on an excused object of its class is neither right nor
+        wrong.
         """
         found, truth = record.found, record.truth
-        overlap, crowd = self.overlap(record), truth.crowd
+        overlap, crowd = self.overlap(record), self._excused(record)
         pairs = match(overlap[:, ~crowd], found.classes, truth.classes[~crowd], IOU_THRESHOLDS[:1])
         correct = pairs[:, 0] >= 0
         excused = (overlap[:, crowd] >= IOU_THRESHOLDS[0]) & (
@@ -147,6 +148,10 @@ class PartMetrics:
         kept = correct | ~excused.any(axis=1)
         assert found.scores is not None
         return correct[kept], found.scores[kept], found.classes[kept]
+
+    def _excused(self, record: ImageRecord) -> np.ndarray:
+        """Return (M,) bool: labels that need not be found."""
+        return record.truth.excused(self.iou_type)
 
     @property
     def ap(self) -> np.ndarray:

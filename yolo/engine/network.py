@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint
 from yolo.errors import CheckpointError, ConfigError, ModelError
+from yolo.nn.parse import parse_model
 
 if TYPE_CHECKING:
     from yolo.cfg.schema import CommonConfig, TrainConfig
@@ -67,19 +68,60 @@ def load_model(saved: Checkpoint, spec: TaskSpec, origin: str) -> BaseModel:
     Raises:
         ModelError: if a layer isn't known here or the weights don't fit the network.
     """
+    build = spec.model  # read first: that registers the task's layers
     try:
+        _check_size(saved)
         with torch.random.fork_rng(devices=[]):  # its fresh weights are overwritten at once
-            model: BaseModel = spec.model(saved.network)
+            model: BaseModel = build(saved.network)
+        _check_fit(model.state_dict(), saved.weights)
     except ModelError as error:
         raise ModelError(f"{origin}: {error}") from error
-    try:
-        model.load_state_dict(saved.weights)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{origin}: the weights don't fit the network in the file: {str(error).splitlines()[0]}"
-        ) from error
+    model.load_state_dict(saved.weights)
     model.names = dict(saved.names)
     return model.eval()
+
+
+def _check_size(saved: Checkpoint) -> None:
+    """Hold the description against the weights before anything as large as it says is made."""
+    network = saved.network
+    classes, channels = network.get("nc"), network.get("ch", 3)
+    if type(classes) is not int or type(channels) is not int or classes != len(saved.names):
+        raise ModelError(
+            f"its network is for {classes!r} classes and {channels!r} channels, its names are "
+            f"{len(saved.names)}"
+        )
+    try:
+        with torch.device("meta"):
+            parsed = parse_model(network, channels, classes, network.get("scale"))
+    except Exception as error:  # a description from a file may be wrong in any way
+        cause = error.__cause__
+        if isinstance(cause, RuntimeError) and "meta" in str(cause):
+            return  # a user's layer that computes with its tensors while it is built
+        if isinstance(error, ModelError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"the network's description can't be used ({reason})") from error
+    own = {f"model.{name}": value for name, value in parsed.layers.state_dict().items()}
+    _check_fit(own, saved.weights)
+
+
+def _check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    found = misfits(own, weights)
+    if found:
+        raise ModelError(f"the weights don't fit the network in the file: {listed(found)}")
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Say for each entry of two state dicts how it differs in shape; empty if they fit."""
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    others = {name: tuple(value.shape) for name, value in given.items()}
+    found = [
+        f"{name} {others[name]} instead of {shape}"
+        for name, shape in shapes.items()
+        if name in others and others[name] != shape
+    ]
+    found += [f"{name} is absent" for name in shapes if name not in others]
+    return found + [f"{name} isn't known here" for name in others if name not in shapes]
 
 
 def take_weights(
@@ -108,12 +150,13 @@ def take_weights(
         raise CheckpointError(f"weights of {origin}: none of them fits this network")
     text = f"weights of {origin}: took {len(report.taken)} of {len(built.state_dict())} entries"
     if shared:
-        text += f"; classes known already: {_listed(shared)}"
+        text += f"; classes known already: {listed(shared)}"
     left = {re.sub(r"\.\w+$", "", name) for name in (*report.mismatched, *report.missing)}
-    return f"{text}; new: {_listed(sorted(left))}" if left else text
+    return f"{text}; new: {listed(sorted(left))}" if left else text
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Join the first `SHOWN` names, and count the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 

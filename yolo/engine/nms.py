@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from yolo.engine.rotated_nms import survivors
+
 BLOCK = 256
 """Candidates compared at once: 256 x 256 overlaps stay in a core's cache."""
 
@@ -35,6 +37,7 @@ def non_max_suppression(
     multi_label: bool = False,
     max_det: int = 300,
     max_nms: int = 30000,
+    rotated: bool = False,
     return_indices: bool = False,
 ) -> Any:
     """Keep the best of overlapping boxes in each image.
@@ -50,12 +53,14 @@ def non_max_suppression(
         multi_label: a box stands for each class over `conf`, not just its best one.
         max_det: most boxes kept an image.
         max_nms: most candidates looked at an image, the surest first.
+        rotated: the last value is the box's angle in radians; the rule is `rotated_nms`'s.
         return_indices: also return which anchor each kept box came from.
 
     Returns:
-        B arrays (n, 6 + E): boxes_xyxy, score, class, further values, in descending order of
-        score, float32, of the same library and device as `pred`. With `return_indices` a tuple of
-        that list and B int64 arrays (n,) of anchors. Predictions that aren't finite are never kept.
+        B arrays (n, 6 + E): boxes_xyxy (rotated: centre and sides), score, class, further values,
+        in descending order of score, float32, of the same library and device as `pred`. With
+        `return_indices` a tuple of that list and B int64 arrays (n,) of anchors. Predictions that
+        aren't finite are never kept.
 
     Raises:
         ValueError: if `pred` has another shape, or fewer rows than the classes need.
@@ -66,7 +71,8 @@ def non_max_suppression(
         )
     nc = nc or pred.shape[1] - 4
     wanted = None if classes is None else sorted(set(classes))
-    options = (conf, iou, nc, wanted, agnostic, multi_label and nc > 1, max_det, max_nms)
+    several = multi_label and nc > 1
+    options = (conf, iou, nc, wanted, agnostic, several, max_det, max_nms, rotated)
     pairs: list[tuple[Any, Any]]
     if isinstance(pred, np.ndarray):
         pairs = [_suppress(image.astype(np.float32, copy=False), *options) for image in pred]
@@ -115,9 +121,11 @@ def _suppress(
     multi_label: bool,
     max_det: int,
     max_nms: int,
+    rotated: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (n, 6 + E) and anchors (n,) of one image (4 + C + E, A)."""
-    anchors, labels, scores = _candidates(image, conf, nc, classes, multi_label)
+    shape = [0, 1, 2, 3, -1] if rotated else [0, 1, 2, 3]
+    anchors, labels, scores = _candidates(image, shape, conf, nc, classes, multi_label)
     if len(scores) > max_nms:
         # A partition is several times faster than sorting everything; ties are cut by the sort.
         good = np.flatnonzero(scores >= np.partition(scores, -max_nms)[-max_nms])
@@ -125,9 +133,14 @@ def _suppress(
     order = np.argsort(-scores, kind="stable")[:max_nms]
     anchors, labels, scores = anchors[order], labels[order], scores[order]
 
-    x, y, half_w, half_h = image[:4, anchors] * np.array([[1], [1], [0.5], [0.5]], dtype=np.float32)
-    boxes = np.stack((x - half_w, y - half_h, x + half_w, y + half_h))
-    kept = _greedy(boxes, np.zeros_like(labels) if agnostic else labels, iou, max_det)
+    groups = np.zeros_like(labels) if agnostic else labels
+    boxes = image[:4, anchors]
+    if rotated:
+        kept = survivors(np.ascontiguousarray(image[shape][:, anchors].T), groups, iou, max_det)
+    else:
+        x, y, half_w, half_h = boxes * np.array([[1], [1], [0.5], [0.5]], dtype=np.float32)
+        boxes = np.stack((x - half_w, y - half_h, x + half_w, y + half_h))
+        kept = _greedy(boxes, groups, iou, max_det)
     anchors = anchors[kept]
     rows = np.concatenate(
         (boxes[:, kept], scores[None, kept], labels[None, kept], image[4 + nc :, anchors])
@@ -136,16 +149,24 @@ def _suppress(
 
 
 def _candidates(
-    image: np.ndarray, conf: float, nc: int, classes: list[int] | None, multi_label: bool
+    image: np.ndarray,
+    shape: list[int],
+    conf: float,
+    nc: int,
+    classes: list[int] | None,
+    multi_label: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return anchors, classes and scores (n,) over `conf`, by anchor, then by class."""
+    """Return anchors, classes and scores (n,) over `conf`, by anchor, then by class.
+
+    `shape` are the rows of `image` that make the box; they have to be finite.
+    """
     scores = image[4 : 4 + nc]
     best = scores.max(axis=0)
     if not np.isfinite(best).all():
         scores = np.where(np.isfinite(scores), scores, -np.inf)
         best = scores.max(axis=0)
     anchors = np.flatnonzero(best > conf)
-    anchors = anchors[np.isfinite(image[:4, anchors]).all(axis=0)]
+    anchors = anchors[np.isfinite(image[shape][:, anchors]).all(axis=0)]
     scores = scores[:, anchors]
     if multi_label:
         which, labels = np.nonzero((scores > conf).T)
@@ -201,13 +222,14 @@ def _suppress_on_device(
     multi_label: bool,
     max_det: int,
     max_nms: int,
+    rotated: bool = False,
 ) -> tuple[Any, Any]:
-    """Do as `_suppress` does, on a tensor's own device, with torchvision's kernel."""
+    """Do as `_suppress` does, on a tensor's own device."""
     import torch
-    from torchvision.ops import nms
 
     scores = image[4 : 4 + nc]
-    scores = torch.where(scores.isfinite() & image[:4].isfinite().all(0), scores, -torch.inf)
+    turned = image[[0, 1, 2, 3, -1] if rotated else [0, 1, 2, 3]]
+    scores = torch.where(scores.isfinite() & turned.isfinite().all(0), scores, -torch.inf)
     if multi_label:
         anchors, labels = torch.nonzero(scores.t() > conf, as_tuple=True)
         values = scores[labels, anchors]
@@ -221,14 +243,27 @@ def _suppress_on_device(
     order = values.argsort(descending=True, stable=True)[:max_nms]
     anchors, labels, values = anchors[order], labels[order], values[order]
 
-    centre, half = image[:2, anchors].T, image[2:4, anchors].T / 2
-    boxes = torch.cat((centre - half, centre + half), 1)
-    apart = boxes.double()  # doubles keep the coordinates exact when classes are moved apart
-    if len(boxes) and not agnostic:
-        apart = apart + (labels * (apart.max() - apart.min() + 1))[:, None]
-    # Ranks for scores: ties are settled already, whatever the kernel's sort does.
-    ranks = torch.arange(len(boxes), 0, -1, dtype=apart.dtype, device=apart.device)
-    kept = nms(apart, ranks, iou)[:max_det]
+    groups = torch.zeros_like(labels) if agnostic else labels
+    if rotated:
+        boxes = image[:4, anchors].T
+        kept = survivors(turned[:, anchors].T, groups, iou, max_det)
+    else:
+        centre, half = image[:2, anchors].T, image[2:4, anchors].T / 2
+        boxes = torch.cat((centre - half, centre + half), 1)
+        kept = _kept_on_device(boxes, groups, iou)[:max_det]
     anchors = anchors[kept]
     rows = (boxes[kept], values[kept, None], labels[kept, None].float(), image[4 + nc :, anchors].T)
     return torch.cat(rows, 1), anchors
+
+
+def _kept_on_device(boxes: Any, labels: Any, iou: float) -> Any:
+    """Return the positions that the greedy rule keeps of sorted boxes_xyxy (n, 4)."""
+    import torch
+    from torchvision.ops import nms
+
+    apart = boxes.double()  # doubles keep the coordinates exact when classes are moved apart
+    if len(boxes):
+        apart = apart + (labels * (apart.max() - apart.min() + 1))[:, None]
+    # Ranks for scores: ties are settled already, whatever the kernel's sort does.
+    ranks = torch.arange(len(boxes), 0, -1, dtype=apart.dtype, device=apart.device)
+    return nms(apart, ranks, iou)

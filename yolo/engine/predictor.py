@@ -44,6 +44,7 @@ class Backend(Protocol):
         channels: of the images it takes.
         task: name of the task.
         dynamic: whether it takes images of any size.
+        kpt_shape: (keypoints, numbers of each) of a network that finds keypoints, else None.
     """
 
     names: Mapping[int, str]
@@ -52,6 +53,7 @@ class Backend(Protocol):
     channels: int
     task: str
     dynamic: bool
+    kpt_shape: tuple[int, int] | None
 
     def __call__(self, images: Any) -> Any:
         """Run (B, H, W, C) uint8 or uint16 images, BGR for three channels.
@@ -105,6 +107,7 @@ class Predictor:
     Attributes:
         results: of the current batch; on_predict_batch_end may replace them.
         batch: (paths, images, log strings) of the current batch.
+        frames: what the source says of the current batch's images.
         dataset: the Source being read.
         source_type: kinds met in it so far, {"image"}...
         save_dir: the run folder, None until something is written.
@@ -125,6 +128,7 @@ class Predictor:
         self.callbacks = callbacks or Callbacks()
         self.results: list[Results] = []
         self.batch: tuple[list[str], list[np.ndarray], list[str]] = ([], [], [])
+        self.frames: list[Frame] = []
         self.dataset: Source | None = None
         self.seen = 0
         self.speed: dict[str, float] = dict.fromkeys(STAGES, 0.0)
@@ -178,10 +182,14 @@ class Predictor:
             and getattr(self.backend, "takes_tensors", False)
         ):
             return Prepared(frame, frame.tensor, Placement(1.0, 1.0, 0, 0, shape))
+        return Prepared(frame, *self.place(frame.image))
+
+    def place(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """Return the canvas of an image (H, W, C), and where the image lies on it."""
         size = self._size
         if self.args.rect and self.backend.dynamic:
-            size = rect_shape(*shape, size, self.backend.stride)
-        return Prepared(frame, *letterbox(frame.image, size))
+            size = rect_shape(image.shape[0], image.shape[1], size, self.backend.stride)
+        return letterbox(image, size)
 
     def _network_size(self) -> tuple[int, int]:
         """Return the (h, w) that images are fitted into, whole strides."""
@@ -219,6 +227,7 @@ class Predictor:
         """Set `results` to those of the frames, with all events and files."""
         images = [frame.image for frame in frames]
         self.batch = ([frame.path for frame in frames], images, [""] * len(frames))
+        self.frames = frames
         self.callbacks.fire("on_predict_batch_start", self)
         spent = dict.fromkeys(STAGES, 0.0)
         spent["preprocess"] = sum(frame.seconds for frame in frames)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo.cfg.load import write_yaml
+from yolo.data.class_folders import CLASSES
 from yolo.engine import charts, draw
 from yolo.engine.resume import options_of
+from yolo.engine.table import loss_column
 
 if TYPE_CHECKING:
     from yolo.data.loader import Batch
@@ -77,7 +79,7 @@ def log_start(trainer: Trainer) -> None:
 
 def log_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     """Show the finished epoch as one line."""
-    losses = "  ".join(f"{n} {row[f'train/{n}_loss']:.4f}" for n in trainer.loss_names)
+    losses = "  ".join(f"{n} {row[loss_column('train', n)]:.4f}" for n in trainer.loss_names)
     scores = "  ".join(
         f"{key.split('/')[-1]} {value:.4f}"
         for key, value in trainer.metrics.items()
@@ -138,11 +140,15 @@ def picture_labels(trainer: Trainer) -> None:
     """Draw what the training labels look like, as labels.jpg."""
     if trainer.plots:
         index = trainer.train_loader.index
+        classes = np.asarray(index.arrays["classes"])
+        file = trainer.save_dir / "labels.jpg"
+        if CLASSES in trainer.spec.label_format().kinds:
+            charts.plot_labels(classes, None, trainer.model.names, file)
+            return
         boxes = np.asarray(index.arrays["boxes"])
         counts = np.diff(np.asarray(index.offsets))
         sizes = np.repeat(np.asarray(index.shapes)[:, ::-1], counts, axis=0)
         shares = np.concatenate(
             [(boxes[:, :2] + boxes[:, 2:]) / 2 / sizes, (boxes[:, 2:] - boxes[:, :2]) / sizes], 1
         )
-        classes = np.asarray(index.arrays["classes"])
-        charts.plot_labels(classes, shares, trainer.model.names, trainer.save_dir / "labels.jpg")
+        charts.plot_labels(classes, shares, trainer.model.names, file)

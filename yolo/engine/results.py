@@ -2,8 +2,11 @@
 """`Results`: everything predicted for one image, and what to do with it.
 
 Boxes, masks, keypoints, rotated boxes and probabilities are named parts; a task from outside may
-add parts of its own by keyword (`Results(..., points=MyPoints(...))`). A part is any object with
-`len`, indexing and `cpu/numpy/cuda/to`; if it has `draw(image, result)`, `plot` calls it.
+add parts of its own by keyword (`Results(..., points=MyPoints(...))`). A part is a `Container`, or
+whatever else has `len`, indexing and `cpu/numpy/cuda/to`. What it has of the following is called:
+`draw(image, result)` by `plot`, `label_rows(result, save_conf) -> [text]` by `save_txt`,
+`summary_rows(result, normalize, decimals) -> [dict]` by `summary` and the tables, and
+`verbose(result) -> "2 points, "` by `verbose`.
 """
 
 from __future__ import annotations
@@ -119,6 +122,11 @@ class Results(Table):
         """The parts that are there, by name."""
         found = {name: getattr(self, name) for name in (*_KINDS, *self._extras)}
         return {name: part for name, part in found.items() if part is not None}
+
+    def _hooks(self, name: str) -> list[Callable[..., Any]]:
+        """List the methods of this name that a task's own parts have."""
+        parts = [part for key, part in self._parts.items() if key in self._extras]
+        return [getattr(part, name) for part in parts if hasattr(part, name)]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # pickle and copy probe these before __init__ has run
@@ -286,9 +294,8 @@ class Results(Table):
         if self.probs is not None and probs:
             lines = [(self.name_of(i), float(self.probs.data[i])) for i in self.probs.top5]
             draw_probs(canvas, lines, font_size=font_size, font=font)
-        for name in self._extras:
-            if hasattr(getattr(self, name), "draw"):
-                getattr(self, name).draw(canvas, self)
+        for draw in self._hooks("draw"):
+            draw(canvas, self)
         if save:
             self._write(canvas, filename)
         if show:
@@ -327,6 +334,8 @@ class Results(Table):
             return "".join(f"{name} {score:.2f}, " for name, score in top)
         if not len(self):
             return "(no detections), "
+        if own := self._hooks("verbose"):
+            return "".join(say(self) for say in own)
         if self.rows is None:
             return "".join(f"{len(part)} {name}, " for name, part in self._parts.items())
         ids, counts = np.unique(to_numpy(self.rows.cls).astype(int), return_counts=True)
@@ -342,6 +351,7 @@ class Results(Table):
             Path of the file.
         """
         rows = label_rows(self, save_conf)
+        rows += [row for own in self._hooks("label_rows") for row in own(self, save_conf)]
         if rows:
             path = Path(txt_file)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -376,6 +386,8 @@ class Results(Table):
             normalize: give coordinates in 0..1.
             decimals: digits kept.
         """
-        return summary_rows(self, normalize, decimals)
+        rows = summary_rows(self, normalize, decimals)
+        own = self._hooks("summary_rows")
+        return rows + [row for give in own for row in give(self, normalize, decimals)]
 
     tojson = Table.to_json

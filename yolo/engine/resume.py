@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from yolo.data.datasets import recordable
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain
+from yolo.engine.network import listed, misfits
 from yolo.engine.runtime import generator_states, restore_generators, versions
 from yolo.errors import CheckpointError, ConfigError
 
@@ -41,7 +43,8 @@ _COUNTERS = ("epoch", "batch_i", "iteration", "accumulated", "finished", "stop")
 
 def options_of(trainer: Trainer) -> dict[str, Any]:
     """Return the run's options as resolved: what reproduces it alone, as plain data."""
-    options = plain(trainer.args.model_dump()) | plain(trainer.resolved)
+    args = trainer.args.model_copy(update={"data": recordable(trainer.args.data)})
+    options = plain(args.model_dump()) | plain(trainer.resolved)
     return options | {"task": trainer.spec.name, "batch": trainer.batch_size, "resume": False}
 
 
@@ -96,6 +99,13 @@ def restore(trainer: Trainer, saved: Checkpoint) -> None:
         CheckpointError: if it doesn't fit the network or the optimizer.
     """
     state = saved.state or {}
+    found = misfits(trainer.model.state_dict(), state.get("model", {}))
+    if found:
+        raise CheckpointError(
+            f"resume: the checkpoint, of {len(saved.names)} classes, doesn't fit the network for "
+            f"{len(trainer.model.names)}: {listed(found)}. Give the run's own data, or start a "
+            "new run from these weights"
+        )
     try:
         trainer.model.load_state_dict(state["model"])
         trainer.ema.ema.load_state_dict(saved.weights)

@@ -15,6 +15,11 @@ from yolo.errors import MissingPackageError
 Row = dict[str, Any]
 
 
+def loss_column(split: str, name: str) -> str:
+    """Return the column of a loss term: "train/box_loss", and "train/loss" for an only one."""
+    return f"{split}/{name}" if name == "loss" else f"{split}/{name}_loss"
+
+
 class Table:
     """Adds `to_df`, `to_csv` and `to_json` to a class whose `summary` gives rows."""
 

@@ -28,6 +28,7 @@ from yolo.engine.parts import TrainerParts
 from yolo.engine.profiling import StepProfiler
 from yolo.engine.progress import Progress
 from yolo.engine.runtime import autocast_dtype, reproducible, select_device
+from yolo.engine.table import loss_column
 from yolo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ class Trainer(TrainerParts):
             items: numbers in the order of `loss_names`, or by name as `loss_items` has them.
             prefix: "train" or "val".
         """
-        keys = [f"{prefix}/{name}_loss" for name in self.loss_names]
+        keys = [loss_column(prefix, name) for name in self.loss_names]
         if items is None:
             return keys
         values = [items[n] for n in self.loss_names] if isinstance(items, Mapping) else items

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from yolo.engine.events import Callbacks
 from yolo.engine.folders import free_stem
 from yolo.engine.image_ids import unique_image_ids
 from yolo.engine.inputs import loader_for
-from yolo.engine.metrics import ImageRecord, TaskMetrics
+from yolo.engine.metrics import ImageRecord
 from yolo.engine.runtime import autocast_dtype
+from yolo.engine.table import loss_column
 from yolo.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +41,36 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 PICTURED_BATCHES = 3
+
+
+class Metrics(Protocol):
+    """What a validator and a trainer ask of a task's metrics; `TaskMetrics` fits found objects.
+
+    Attributes:
+        save_dir: the run folder.
+        speed: ms an image for preprocess, inference, loss and postprocess.
+        records: the images so far.
+    """
+
+    save_dir: Path
+    speed: dict[str, float]
+    records: list[ImageRecord]
+
+    @property
+    def results_dict(self) -> dict[str, float]:
+        """Scores by column of results.csv ("metrics/..."), and "fitness"; asked of empty ones."""
+
+    def update(self, record: ImageRecord) -> None:
+        """Take one validated image."""
+
+    def process(self) -> Any:
+        """Score all records."""
+
+    def table(self) -> str:
+        """Return the scores as text for the log."""
+
+    def plot(self, save_dir: Path) -> list[Path]:
+        """Draw figures into a folder; return the files."""
 
 
 class Validator:
@@ -62,6 +93,7 @@ class Validator:
         jdict: rows of predictions.json, filled at the end under save_json.
         training: True when a trainer runs this after an epoch.
         plots: True when figures and pictures are written.
+        stride: pixels a cell of each level of the model.
         dataloader, device, names, save_dir, args, confusion_matrix: as named.
     """
 
@@ -83,7 +115,8 @@ class Validator:
         self.plots = config.plots
         self.device = torch.device(device or "cpu")
         self.names: dict[int, str] = {}
-        self.metrics: TaskMetrics = self.make_metrics()
+        self.stride: tuple[int, ...] = (1,)
+        self.metrics: Metrics = self.make_metrics()
         self.dataloader: ValLoader | None = None
         self.jdict: list[dict[str, Any]] = []
         self.loss: dict[str, float] = {}
@@ -99,7 +132,7 @@ class Validator:
         """Build the loader of the images that `data` and `split` name, for a model by itself."""
         return loader_for(self.args, self.spec, net)
 
-    def make_metrics(self) -> TaskMetrics:
+    def make_metrics(self) -> Metrics:
         """Return empty metrics for `self.names`."""
         raise NotImplementedError(f"{type(self).__name__} must say what its metrics are")
 
@@ -148,12 +181,12 @@ class Validator:
     @property
     def losses(self) -> dict[str, float]:
         """`loss` by column name of results.csv."""
-        return {f"val/{name}_loss": value for name, value in self.loss.items()}
+        return {loss_column("val", name): value for name, value in self.loss.items()}
 
     @property
     def confusion_matrix(self) -> Any:
-        """The metrics' confusion matrix."""
-        return self.metrics.confusion_matrix
+        """The metrics' confusion matrix, None where they have none."""
+        return getattr(self.metrics, "confusion_matrix", None)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -170,7 +203,7 @@ class Validator:
         loader: ValLoader,
         criterion: nn.Module | None = None,
         final: bool = True,
-    ) -> TaskMetrics:
+    ) -> Metrics:
         """Validate `model` on every image of `loader`.
 
         The model comes back as it was: modes of all modules, dtype and device are not altered.
@@ -206,6 +239,7 @@ class Validator:
         at = next(model.parameters(), torch.empty(0)).device
         self.device = torch.device(self.wanted_device or at)
         self.dataloader, self.training = loader, not final
+        self.stride = tuple(getattr(model, "stride", (1,)))
         self.plots = self.args.plots and final
         self.names = {int(k): str(v) for k, v in dict(getattr(model, "names", {})).items()}
         highest = int(np.flatnonzero(self.index.class_counts()).max(initial=-1))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from yolo.errors import ConfigError
+from yolo.nn import rotated
 from yolo.nn.boxes import ciou, points_in_boxes
 from yolo.registry import Registry
 
@@ -81,10 +82,10 @@ class Assigner(Protocol):
         Args:
             pred_scores: (B, A, C) class probabilities, or logits if `from_logits`. May be a
                 transposed view.
-            pred_boxes: (B, A, 4) boxes_xyxy in pixels.
+            pred_boxes: (B, A, 4) boxes_xyxy in pixels, or whatever boxes the assigner compares.
             points_px: (A, 2) anchor points in pixels, finest level first.
             gt_labels: (B, n) int64 classes; what stands in padding doesn't matter if in 0..C-1.
-            gt_boxes: (B, n, 4) boxes_xyxy in pixels.
+            gt_boxes: (B, n, 4), of the same kind.
             gt_mask: (B, n) bool, False for padding.
             from_logits: `pred_scores` are logits; the sigmoid is taken only of what is read.
         """
@@ -246,6 +247,19 @@ class TaskAlignedAssigner:
         lists, lister = lists.view(batch, anchors), lister.view(batch, anchors)
         # On one list, the sum of listing slots is that slot; on none it is 0.
         return lists > 0, torch.where(lists > 1, best_gt, lister)
+
+
+@ASSIGNERS.register("rotated_task_aligned")
+class RotatedTaskAlignedAssigner(TaskAlignedAssigner):
+    """Task alignment of boxes_xywhr, by their probabilistic IoU; a box's border is inside."""
+
+    def contains(self, gt_boxes: Tensor, points_px: Tensor) -> Tensor:
+        """Tell which anchor points may learn an object: (B, n, 5) -> (B, n, A) bool."""
+        return rotated.points_in_boxes(points_px, gt_boxes)
+
+    def overlaps(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
+        """Return the probabilistic IoU of broadcasting boxes_xywhr."""
+        return rotated.prob_iou(gt_boxes, pred_boxes).clamp_(min=0)
 
 
 def _all_background(pred_scores: Tensor, pred_boxes: Tensor) -> Assignment:

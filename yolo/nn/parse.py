@@ -22,6 +22,7 @@ from yolo.errors import ModelError, nearest
 from yolo.nn import block, conv  # noqa: F401 - imported so that their layers are registered
 from yolo.nn.layer import LAYERS, BuildContext
 
+MAX_REPEATS = 1000  # a description may come from a stranger's file
 IMAGE = -1  # the row number of the network's input
 _PARTS = frozenset({"backbone", "head", "scales"})
 _WORDS = {"None": None, "True": True, "False": False}
@@ -161,10 +162,14 @@ def _build_row(
     dead = [i for i in sources if widths[i] == 0]
     if dead:
         raise ModelError(f"expected feature maps, but row {dead[0]} is a head")
+    if repeats > 1:
+        repeats = max(round(repeats * scaling.depth), 1)
+    if repeats > MAX_REPEATS:
+        raise ModelError(f"expected at most {MAX_REPEATS} repeats, got {repeats}")
     context = BuildContext(
         layer=entry.cls,
         in_channels=tuple(widths[i] for i in sources),
-        repeats=max(round(repeats * scaling.depth), 1) if repeats > 1 else repeats,
+        repeats=repeats,
         num_classes=num_classes,
         width=scaling.width,
         max_channels=scaling.max_channels,

@@ -46,7 +46,7 @@ class TaskSpec:
         train_config, val_config, predict_config: the task's option schemas.
         extras: makes, of (options, dataset), what gives batches targets beyond boxes
             (`yolo.data.batch.Extras`); None where boxes are all.
-        payload: fields of Results that a prediction fills, ("boxes",).
+        payload: parts of Results that a prediction fills, ("boxes",); a task may bring its own.
         fitness: key of the metrics by which the best epoch is chosen when `monitor` is unset.
         defaults: options whose default differs for this task.
     """
@@ -77,6 +77,8 @@ class TaskSpec:
         value = object.__getattribute__(self, name)
         if name == "heads":
             return tuple(map(_resolve, value))
+        if name == "model":
+            _ = self.heads  # a network is built of layers that have been imported
         return _resolve(value) if name in _LAZY else value
 
     @property
@@ -87,12 +89,25 @@ class TaskSpec:
 
 
 def _resolve(reference: Any) -> Any:
-    """Import what a "module:Name" string names; return anything else as it is."""
+    """Import what a "module:Name" string names; return anything else as it is.
+
+    Raises:
+        ConfigError: if there is no such module, or it has no such name.
+    """
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
-    found = importlib.import_module(module)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # one that the module itself imports
+            raise
+        reason = f"{reference!r} in a TaskSpec: there is no module {error.name!r}"
+        raise ConfigError(reason) from None
     for part in name.split("."):
+        if not hasattr(found, part):
+            known = nearest(part, dir(found))
+            raise ConfigError(f"{reference!r} in a TaskSpec: {module} has no {part!r}. {known}")
         found = getattr(found, part)
     return found
 
@@ -102,22 +117,41 @@ class TaskRegistry(Registry[TaskSpec]):
 
     def __init__(self) -> None:
         super().__init__("task")
-        self._loaded = False
+        self._has_builtin = self._has_entry_points = False
 
-    def _load(self) -> None:
-        if self._loaded:
+    def add(self, name: str, part: TaskSpec) -> TaskSpec:
+        """Register a task; another run of its own definition (a notebook's cell) replaces it."""
+        # Built-in names are taken from the start. Entry points wait: this may be inside of one.
+        self._load_builtin()
+        known = self._parts.get(name)
+        if known is not None and known is not part and _definition(known) == _definition(part):
+            return self.replace(name, part)
+        return super().add(name, part)
+
+    def _load_builtin(self) -> None:
+        if self._has_builtin:
             return
-        self._loaded = True
-        from yolo.tasks import BUILTIN, ENTRY_POINTS
+        self._has_builtin = True
+        from yolo.tasks import BUILTIN
 
         for module in BUILTIN:
-            register_task(importlib.import_module(module).TASK)
+            task: TaskSpec = importlib.import_module(module).TASK
+            self.add(task.name, task)
+
+    def _load(self) -> None:
+        self._load_builtin()
+        if self._has_entry_points:
+            return
+        self._has_entry_points = True
+        from yolo.tasks import ENTRY_POINTS
+
         for point in entry_points(group=ENTRY_POINTS):
             try:
-                spec = point.load()
-                register_task(spec() if not isinstance(spec, TaskSpec) else spec)
+                found = point.load()
+                register_task(found if isinstance(found, TaskSpec) else found())
             except Exception as error:  # somebody else's package must not take ours down
-                LOGGER.warning("task entry point %r skipped: %s", point.name, error)
+                where = f"{point.name} = {point.value}"
+                LOGGER.warning("task entry point '%s' skipped: %s", where, error)
 
     def __getitem__(self, name: str) -> TaskSpec:
         self._load()
@@ -150,24 +184,68 @@ def register_task(spec: TaskSpec) -> TaskSpec:
     return TASKS.add(spec.name, spec)
 
 
-def task_of_network(network: Mapping[str, Any], origin: str = "the network") -> TaskSpec:
-    """Return the task of a network description: its `task` key, else the owner of its last row.
+def _definition(spec: TaskSpec) -> dict[str, Any]:
+    """Describe a spec by the places of its classes, which a second run doesn't change."""
+
+    def place(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(place, value))
+        named = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+        return named if isinstance(value, type) or callable(value) else value
+
+    return {f.name: place(object.__getattribute__(spec, f.name)) for f in fields(spec)}
+
+
+def task_of_network(
+    network: Mapping[str, Any], origin: str = "the network", asked: str | None = None
+) -> TaskSpec:
+    """Return the task of a network description.
+
+    It is what the `task` key says, else what `asked` says, else the first task whose heads include
+    the layer of the last row.
+
+    Args:
+        network: the description.
+        origin: where it comes from, for messages.
+        asked: the task that the user named.
 
     Raises:
-        UnknownNameError: if the `task` key names no task.
-        ModelError: if no task owns the last row's layer.
+        UnknownNameError: if the `task` key or `asked` names no task.
+        ModelError: if no task owns the last row's layer, or the network is not for `asked`.
     """
-    if network.get("task"):
-        return TASKS[str(network["task"])]
     rows = [*network.get("backbone", []), *network.get("head", [])]
     last = str(rows[-1][2]) if rows and len(rows[-1]) > 2 else "nothing"
-    owners = {name: spec for spec in TASKS.values() for name in spec.head_names}
-    if last not in owners:
+    owners: dict[str, TaskSpec] = {}
+    for spec in TASKS.values():
+        for name in spec.head_names:
+            owners.setdefault(name, spec)
+    said = TASKS[str(network["task"])] if network.get("task") else None
+    found = said or owners.get(last)
+    if asked is not None:
+        wanted = TASKS[asked]
+        if found is None or wanted is found or (said is None and last in wanted.head_names):
+            return wanted
+        why = "by its `task:` key" if said else f"its last row holds {last}"
+        raise ModelError(
+            f"{origin}: expected a network for {asked!r}, found one for {found.name!r} ({why}); "
+            "leave the task out, or name another network"
+        )
+    if found is None:
         raise ModelError(
             f"{origin}: the last row holds {last!r}, expected the head of a task "
             f"({', '.join(sorted(owners))}). {nearest(last, owners)} Or set `task:` in the YAML"
         )
-    return owners[last]
+    return found
+
+
+def homes_of_option(name: str) -> list[tuple[str, Any]]:
+    """List (task, option schema) of every task and mode that has an option of this name."""
+    return [
+        (task, schema)
+        for task, spec in TASKS.items()
+        for schema in (spec.train_config, spec.val_config, spec.predict_config)
+        if name in schema.model_fields
+    ]
 
 
 def lazy_exports(spec: TaskSpec) -> Callable[[str], Any]:

@@ -159,12 +159,11 @@ class DetectionCriterion(nn.Module):
     @torch.no_grad()
     def match(self, raw: Mapping[str, Tensor], targets: Targets) -> Positives:
         """Assign objects to anchors and gather the positions that may be positive."""
-        points, strides = raw["points"], raw["strides"]
-        anchors = points.shape[0]
+        anchors = raw["points"].shape[0]
         assignment = self.assigner(
             raw["scores"].mT,
-            ltrb_to_boxes(self.distances(raw["boxes"]), points) * strides,
-            points * strides,
+            self.decode(raw),
+            raw["points"] * raw["strides"],
             targets.classes,
             targets.boxes,
             targets.mask,
@@ -183,6 +182,10 @@ class DetectionCriterion(nn.Module):
             fg_mask=fg_mask,
             normaliser=total_quality.clamp(min=1),
         )
+
+    def decode(self, raw: Mapping[str, Tensor]) -> Tensor:
+        """Return the predicted boxes (B, A, box size) in pixels, as the assigner compares them."""
+        return ltrb_to_boxes(self.distances(raw["boxes"]), raw["points"]) * raw["strides"]
 
     def distances(self, sides: Tensor) -> Tensor:
         """Return the distances (B, P, 4) in strides that raw sides (B, 4*R, P) stand for."""

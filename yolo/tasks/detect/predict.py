@@ -19,7 +19,12 @@ class DetectionPredictor(Predictor):
     """Finds boxes.
 
     Tasks whose rows carry more than a box (coefficients, keypoints) override `make_result`.
+
+    Attributes:
+        rotated: boxes have an angle, the last value of a prediction.
     """
+
+    rotated = False
 
     def postprocess(self, outputs: Any, prepared: list[Prepared]) -> list[Results]:
         """Turn decoded output into results.
@@ -39,6 +44,7 @@ class DetectionPredictor(Predictor):
             classes=class_filter(self.args.classes, names),
             agnostic=self.args.agnostic_nms,
             max_det=self.args.max_det,
+            rotated=self.rotated,
             return_indices=True,
         )
         results = []

@@ -23,7 +23,13 @@ DRAWN_CONFIDENCE = 0.25
 
 
 class DetectionValidator(Validator):
-    """Scores a detector; box tasks refine it."""
+    """Scores a detector; box tasks refine it.
+
+    Attributes:
+        rotated: boxes have an angle, the last value of a prediction.
+    """
+
+    rotated = False
 
     def make_metrics(self) -> DetMetrics:
         """Return empty box metrics."""
@@ -46,6 +52,7 @@ class DetectionValidator(Validator):
             agnostic=self.args.agnostic_nms,
             multi_label=True,
             max_det=self.args.max_det,
+            rotated=self.rotated,
         )
         return [rows.cpu().numpy() for rows in kept]
 

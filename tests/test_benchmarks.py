@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' own parts: the judge, the readers of other programs' files, the verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import accuracy, judge, loss_parity, overfit
+from yolo.data.shapes import single_ring
+
+SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=float)
+
+
+def moved(x: float, y: float) -> np.ndarray:
+    return SQUARE + np.array([x, y])
+
+
+def turned(angle: float) -> np.ndarray:
+    c, s = math.cos(angle), math.sin(angle)
+    return (SQUARE - 0.5) @ np.array([[c, s], [-s, c]]) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (SQUARE, 1),
+        (SQUARE[::-1], 1),
+        (moved(0.5, 0), 1 / 3),
+        (moved(0.5, 0.5), 0.25 / 1.75),
+        (moved(1, 0), 0),
+        (moved(3, 3), 0),
+        (SQUARE * 0.5 + 0.2, 0.25),
+        (turned(math.pi / 4), (2 * math.sqrt(2) - 2) / (4 - 2 * math.sqrt(2))),
+    ],
+)
+def test_polygon_overlap_is_what_geometry_says(other, expected):
+    for far in (0, 1e4):
+        assert judge.polygon_iou(SQUARE + far, other + far) == pytest.approx(expected, abs=1e-9)
+        assert judge.polygon_iou(other + far, SQUARE + far) == pytest.approx(expected, abs=1e-9)
+
+
+def test_polygon_overlap_equals_a_count_of_pixels():
+    rng = np.random.default_rng(0)
+    ys, xs = np.mgrid[0:1:400j, 0:1:400j]
+    for _ in range(10):
+        quads = [turned(rng.uniform(0, 7)) * rng.uniform(0.3, 0.6, 2) + rng.uniform(0.1, 0.3, 2)
+                 for _ in range(2)]  # fmt: skip
+        inside = []
+        for quad in quads:
+            edges = pairwise([*quad, quad[0]])
+            sides = [(b[0] - a[0]) * (ys - a[1]) - (b[1] - a[1]) * (xs - a[0]) for a, b in edges]
+            inside.append((np.stack(sides) >= 0).all(0))
+        counted = (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
+        assert judge.polygon_iou(*quads) == pytest.approx(counted, abs=0.02)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Write images (100 high, 200 wide) with label rows and return the images' folder."""
+
+    def write(*files: list[str]):
+        for name in ("images", "labels"):
+            (tmp_path / name / "val").mkdir(parents=True, exist_ok=True)
+        for i, rows in enumerate(files):
+            image = tmp_path / "images" / "val" / f"{i:03d}.png"
+            cv2.imwrite(str(image), np.zeros((100, 200, 3), np.uint8))
+            (tmp_path / "labels" / "val" / f"{i:03d}.txt").write_text("\n".join(rows))
+        return tmp_path / "images" / "val"
+
+    return write
+
+
+def row(class_id: int, *numbers: float) -> str:
+    return " ".join([str(class_id), *(f"{x:.9f}" for x in numbers)])
+
+
+def test_rotated_scores_of_upright_boxes_are_those_of_boxes(split):
+    rng = np.random.default_rng(3)
+    boxes, corners, found = [], [], []
+    for i in range(6):
+        centres, sizes = rng.uniform(0.3, 0.7, (5, 2)), rng.uniform(0.05, 0.3, (5, 2))
+        classes = rng.integers(0, 2, 5)
+        quads = centres[:, None] + sizes[:, None] * (SQUARE - 0.5)
+        boxes.append([row(c, *x, *s) for c, x, s in zip(classes, centres, sizes, strict=True)])
+        corners.append([row(c, *q.ravel()) for c, q in zip(classes, quads, strict=True)])
+        for c, quad in zip(classes, quads, strict=True):
+            points = quad * (200, 100) + rng.normal(0, 2, (1, 2))
+            ltwh = [*points[0].tolist(), *(points[2] - points[0]).tolist()]
+            found.append(
+                {"file_name": f"{i:03d}.png", "category_id": int(c) + 1, "bbox": ltwh,
+                 "poly": points.ravel().tolist(), "score": float(rng.uniform())}
+            )  # fmt: skip
+    upright = judge.coco_scores(judge.ground_truth(split(*boxes), "boxes"), found, "bbox")
+    rotated = judge.coco_scores(judge.ground_truth(split(*corners), "corners"), found, "poly")
+    assert 0.2 < upright[0] < upright[1] < 1
+    assert rotated == pytest.approx(upright, abs=1e-9)
+
+
+def test_a_bridged_hole_stays_a_hole(split):
+    outline, hole = SQUARE * 80 + 10, SQUARE[::-1] * 40 + 30
+    ring = single_ring([outline, hole])
+    truth = judge.ground_truth(split([row(0, *(ring / (200, 100)).ravel())]), "polygons")
+    (label,) = truth["annotations"]
+    drawn = judge.mask.decode(label["segmentation"])
+    assert drawn.shape == (100, 200)
+    assert drawn[50, 50] == 0
+    assert drawn[20, 20] == 1
+    assert label["area"] == pytest.approx(80**2 - 40**2, rel=0.01)
+    assert label["bbox"] == pytest.approx([10, 10, 80, 80], abs=1e-4)
+
+
+def test_keypoints_are_compared_with_the_stated_spreads(split):
+    box = 50 * 40 * 0.53  # square pixels of the label
+    points = [0.3, 0.3, 2, 0.4, 0.5, 2, 0.3, 0.6, 1, 0.2, 0.4, 0]
+    images = split([row(0, 0.3, 0.4, 0.25, 0.4, *points)])
+
+    def similarity(shift: float) -> tuple[float, float]:
+        moved = np.array(points).reshape(-1, 3) * (200, 100, 1) + (shift, 0, 0)
+        found = {"file_name": "000.jpg", "category_id": 1, "score": 0.9}
+        found["keypoints"] = moved.ravel().tolist()
+        truth = judge.ground_truth(images, "keypoints")
+        return judge.coco_scores(truth, [found], "keypoints")
+
+    half = math.sqrt(-math.log(0.5) * 2 * box * (2 / 4) ** 2)  # pixels at which OKS is 0.5
+    assert similarity(0) == pytest.approx((1, 1))
+    assert similarity(half * 0.99)[1] == pytest.approx(1)
+    assert similarity(half * 1.01)[1] == 0
+
+
+def test_nothing_found_scores_nothing(split):
+    truth = judge.ground_truth(split([row(0, 0.5, 0.5, 0.2, 0.2)]))
+    assert judge.coco_scores(truth, []) == (0, 0)
+
+
+def test_top1_reads_the_class_off_the_folder():
+    assert judge.top1({"val/a/1.jpg": "a", "val/b/2.jpg": "a"}) == 0.5
+
+
+# ---------------------------------------------------------------------- accuracy
+
+
+def finished(who: str, seed: int, score: float) -> dict:
+    return {
+        "who": who, "task": "detect", "seed": seed, "epochs": 20, "imgsz": 256,
+        "images": [400, 100], "scores": {"box mAP50-95": score}, "date": "2026-01-02",
+        "versions": {"torch": "1"}, "seconds": 60.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(0.31, "holds"), (0.29, "**below**")])
+def test_the_verdict_allows_as_much_as_the_peers_seeds_lie_apart(ours, verdict):
+    rows = [finished("peer", 0, 0.45), finished("peer", 1, 0.35), finished("ours", 0, ours)]
+    line = accuracy.result_table(rows).splitlines()[-1]
+    assert line.endswith(f"| 0.1000 | {ours - 0.4:+.4f} | {verdict} |")
+    assert line in accuracy.page(rows, 20, 256)
+
+
+def test_a_second_call_goes_on_and_adopted_runs_are_judged(tmp_path, monkeypatch, capsys):
+    peer = tmp_path / "elsewhere" / "peer-classify-0"
+    peer.mkdir(parents=True)
+    calls = []
+
+    def run_ours(task, data, seed, out, epochs, imgsz):
+        calls.append((task, seed))
+        found = {str(p.relative_to(data)): p.parent.name for p in data.glob("val/*/*")}
+        (peer / "predictions.json").write_text(json.dumps(dict.fromkeys(found, "nothing")))
+        (peer / "times.json").write_text('{"version": "8", "torch": "2", "seconds": 1}')
+        out.mkdir()
+        (out / "predictions.json").write_text(json.dumps(found))
+        return {"seconds": 1.0, "versions": {}}
+
+    monkeypatch.setattr(accuracy, "run_ours", run_ours)
+    command = [
+        "accuracy", "--out", str(tmp_path / "out"), "--tasks", "classify", "--seeds", "0",
+        "--images", "2", "2", "--adopt-peer", str(peer.parent),
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", command)
+    for _ in range(2):
+        accuracy.main()
+    assert calls == [("classify", 0)]
+    rows = [json.loads(x) for x in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [(r["who"], r["scores"]) for r in rows] == [
+        ("ours", {"top-1": 1.0}),
+        ("peer", {"top-1": 0.0}),
+    ]
+    assert "+1.0000 | holds" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- losses, overfitting
+
+
+def test_logged_losses_come_from_the_last_row_whatever_the_spaces(tmp_path):
+    file = tmp_path / "results.csv"
+    file.write_text(
+        "epoch,  train/box_loss, train/cls_loss,val/box_loss\n1,2,3,4\n2, 1.5,  2.5, 9\n"
+    )
+    assert loss_parity.logged_losses(file) == {"box": 1.5, "cls": 2.5}
+
+
+def test_items_that_differ_are_named():
+    items = [loss_parity.Item("t", "box", 1.0, 1.0005), loss_parity.Item("t", "cls", 1.0, 1.01)]
+    equal, differs = loss_parity.table(items, 1e-3).splitlines()[2:]
+    assert "equal" in equal
+    assert "**differs**" in differs
+
+
+@pytest.mark.parametrize("kind", sorted(judge.LABELS))
+def test_the_one_batch_set_has_no_small_figures(tmp_path, kind):
+    loss_parity.one_batch(tmp_path / kind, kind)
+
+
+def test_overfitting_is_judged_by_the_weakest_part(tmp_path):
+    assert overfit.score({"metrics/mAP50(B)": 0.95, "metrics/mAP50(M)": 0.8, "fitness": 0}) == 0.8
+    assert overfit.score({"metrics/mAP50-95(B)": 0.1, "metrics/mAP50(B)": 0.9}) == 0.9
+    assert overfit.falls([3, 2, 1, 1, 1, 1, 1, 1, 1, 0.9])
+    assert not overfit.falls([1.0] * 10)

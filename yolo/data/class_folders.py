@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image folders: every image below a class folder is of that class.
+
+An image's class is kept as one object that covers the whole image, so that an index, its cache and
+its report are those of every other dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yolo.data.folder import FileList, in_threads, list_files
+from yolo.data.images import image_shape
+from yolo.data.labels import Fault, LabelledImage, LabelRules
+from yolo.data.report import Problem, ScanReport
+from yolo.data.sample import Instances
+from yolo.errors import DataError, nearest
+
+CLASSES = "classes"
+"""The kind of label: of a label format's `kinds`, and of a `DatasetSpec`."""
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+"""Split -> names of its folder, the first that is there counts."""
+
+HOW_TO_SPLIT = (
+    "To split images that lie in <class>/*.jpg: move about a fifth of each class's into "
+    "val/<class>/ and the others into train/<class>/"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageClasses:
+    """The label format of whole images: there are no label rows, the folder's name is the label."""
+
+    name: str = "image-classes-1"
+    kinds: frozenset[str] = frozenset({CLASSES})
+
+    def expected(self, rules: LabelRules) -> str:
+        """Say what is wanted in place of rows."""
+        return "no label rows but class folders, <split>/<class>/*.jpg"
+
+    def accepts(self, columns: int, rules: LabelRules) -> bool:
+        """Accept no row."""
+        return False
+
+    def faults(self, rows: np.ndarray, rules: LabelRules) -> Iterator[Fault]:
+        """Find nothing: there are no rows."""
+        return iter(())
+
+    def decode(self, rows: np.ndarray, rules: LabelRules) -> Instances:
+        """Return nothing: there are no rows."""
+        return Instances.empty()
+
+
+def whole_image(class_id: int, shape: tuple[int, int]) -> Instances:
+    """Return the one object that stands for the class of an image of `shape` (h, w)."""
+    return Instances.from_boxes([class_id], [[0, 0, shape[1], shape[0]]])
+
+
+def split_folders(root: Path) -> dict[str, str]:
+    """Find the splits of a folder with class folders: split -> name of the folder in `root`.
+
+    Raises:
+        DataError: if there is no folder for training or none for validation.
+    """
+    there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    named = {split: [n for n in names if n in there] for split, names in SPLIT_NAMES.items()}
+    found = {split: names[0] for split, names in named.items() if names}
+    for split in ("train", "val"):
+        if split not in found:
+            text = ", ".join(there[:10]) or "no folder"
+            raise DataError(
+                f"{root}: expected the folder {split!r} with a folder for each class "
+                f"({split}/<class>/*.jpg), found {text}. {HOW_TO_SPLIT}"
+            )
+    return found
+
+
+def class_names(folders: Sequence[Path]) -> dict[int, str]:
+    """Number the class folders of the training folders in the order of their names.
+
+    Raises:
+        DataError: if there is none.
+    """
+    names = sorted({name for folder in folders for name in _class_folders(folder)})
+    return dict(enumerate(names))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Name the class folders in a folder.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise DataError(f"{folder}: expected a folder with a folder for each class, found {found}")
+    names = [e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    if not names:
+        count = sum(1 for _ in folder.iterdir())
+        raise DataError(
+            f"{folder}: expected a folder for each class (<class>/*.jpg), "
+            f"found {count} files and no folder"
+        )
+    return sorted(names)
+
+
+@dataclass(slots=True)
+class ClassFolders:
+    """The images of a split's class folders, ready to be scanned.
+
+    Attributes:
+        files: the images, as listed.
+        folders: the folders that hold class folders.
+        ids: class name -> id.
+        single_cls: every class counts as 0.
+    """
+
+    files: FileList
+    folders: tuple[str, ...]
+    ids: dict[str, int]
+    single_cls: bool = False
+
+    @classmethod
+    def find(
+        cls,
+        folders: Sequence[Path],
+        names: Mapping[int, str],
+        *,
+        all_needed: bool,
+        single_cls: bool = False,
+    ) -> ClassFolders:
+        """List the images of class folders (searched recursively).
+
+        Args:
+            folders: hold one folder a class.
+            names: class id -> name of its folder.
+            all_needed: a class folder without images is an error, not a finding.
+            single_cls: every class counts as 0.
+
+        Raises:
+            DataError: if a folder's name is no class, or a class folder is empty where none may be.
+        """
+        found = [(folder / name, name) for folder in folders for name in _class_folders(folder)]
+        files = list_files(folders, folders[0])
+        # Texts beside the images aren't labels here.
+        files.problems = [p for p in files.problems if p.kind != "orphan"]
+        ids = {name: i for i, name in names.items()}
+        source = cls(files, tuple(map(os.fspath, folders)), ids, single_cls)
+        held = {source._class_folder(path) for path in files.paths}
+        for folder, name in found:
+            filled = str(folder) in held
+            if name not in ids and filled:
+                listed = ", ".join(list(ids)[:10]) + (", ..." if len(ids) > 10 else "")
+                raise DataError(
+                    f"{folder}: expected one of the {len(ids)} classes ({listed}), "
+                    f"found {name!r}. {nearest(name, ids)} Rename or remove the folder"
+                )
+            if name in ids and not filled:
+                other = sum(1 for _ in folder.iterdir())
+                reason = (
+                    f"expected images of the class {name!r}, found "
+                    f"{f'{other} other files' if other else 'an empty folder'}"
+                )
+                if all_needed:
+                    raise DataError(f"{folder}: {reason}; fill the folder or remove it")
+                files.problems.append(Problem(str(folder), 0, reason, "orphan"))
+        return source
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes with any image."""
+        return self.files.fingerprint()
+
+    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
+        """Read headers; report what is wrong and yield what is usable, in order."""
+        for problem in self.files.problems:
+            report.add(problem)
+        for found in in_threads(self._read, self.files.paths, workers):
+            if isinstance(found, Problem):
+                report.add(found)
+            else:
+                yield found
+
+    def _read(self, path: str) -> LabelledImage | Problem:
+        name = os.path.basename(self._class_folder(path))
+        if name not in self.ids:
+            reason = f"expected the image in a class folder, found it beside them in {name!r}"
+            return Problem(path, 0, reason, "image")
+        try:
+            shape = image_shape(path)
+        except (DataError, FileNotFoundError) as error:
+            return Problem(path, 0, str(error).removeprefix(f"{path}: "), "image")
+        class_id = 0 if self.single_cls else self.ids[name]
+        return LabelledImage(path, shape, whole_image(class_id, shape))
+
+    def _class_folder(self, path: str) -> str:
+        """Return the class folder that an image lies in; its split's folder if in none."""
+        folder = max((f for f in self.folders if path.startswith(f"{f}{os.sep}")), key=len)
+        first, inside, _ = path[len(folder) + 1 :].partition(os.sep)
+        return f"{folder}{os.sep}{first}" if inside else folder

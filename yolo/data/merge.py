@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several datasets as one, and classes chosen, renamed, joined or ordered: by their names.
+
+A class of one name is one class, wherever it comes from. Without `classes` a merged dataset has
+every class, in the order in which the datasets name them; with it, the ones that it lists: `[car,
+person]` keeps two, and `{vehicle: [car, truck], person: person}` makes two of three. Objects of
+other classes are left out; their images stay, as background.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from yolo.data.labels import LabelledImage
+from yolo.data.report import ScanReport
+from yolo.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from yolo.data.datasets import DatasetSpec
+
+logger = logging.getLogger(__name__)
+
+AGREED = ("channels", "kpt_shape", "flip_idx", "kpt_oks_sigmas")
+"""What has to be the same in all datasets that are merged."""
+
+
+class Source(Protocol):
+    """Images with labels, ready to be scanned."""
+
+    def fingerprint(self) -> str | None:
+        """Return a hash that changes with the labels; None if they can't be kept in a cache."""
+
+    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
+        """Report what is wrong and yield what is usable, in order."""
+
+
+@dataclass(slots=True)
+class MergedSource:
+    """Images of several sources, their classes renumbered.
+
+    Attributes:
+        parts: sources, each with the class here of each of its classes, -1 for none.
+        single_cls: all objects get class 0 in the end.
+    """
+
+    parts: Sequence[tuple[Source, tuple[int, ...]]]
+    single_cls: bool = False
+
+    def fingerprint(self) -> str | None:
+        """Return a hash of all parts'; None if one has none."""
+        digest = hashlib.blake2b(digest_size=16)
+        for source, classes in self.parts:
+            found = source.fingerprint()
+            if found is None:
+                return None
+            digest.update(f"{found}{classes}".encode())
+        return digest.hexdigest()
+
+    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
+        """Read all parts, one after the other."""
+        for source, classes in self.parts:
+            table = np.array(classes, dtype=np.int64)
+            for image in source.scan(report, workers):
+                ids = table[image.instances.classes]
+                image.instances = image.instances.select(ids >= 0)
+                image.instances.classes = ids[ids >= 0] * (not self.single_cls)
+                if len(self.parts) > 1:  # the ids of several JSON files may be the same
+                    image.image_id = None
+                yield image
+
+
+def merge(parts: Sequence[DatasetSpec], classes: Any, where: str, file: Path | None) -> DatasetSpec:
+    """Make one dataset of several, or of the chosen classes of one.
+
+    Args:
+        parts: at least one dataset.
+        classes: the key `classes`: None, names, or new name -> old name or names.
+        where: who asks for it, for messages.
+        file: the YAML file that asks for it.
+
+    Raises:
+        DataError: if a name isn't known, or the datasets don't fit together.
+    """
+    names, maps = choose_classes([part.names for part in parts], classes, where)
+    common = {
+        key: _agreed([(getattr(part, key), part.where) for part in parts], key, where)
+        for key in AGREED
+    }
+    if None in [part.kpt_shape for part in parts]:
+        common["kpt_shape"] = None
+    if classes is None:
+        for name in names.values():
+            homes = [part.where for part in parts if name in part.names.values()]
+            if len(homes) < len(parts):
+                logger.warning(
+                    "%s: %r is a class of %s alone; in the other images it counts as background",
+                    where, name, " and ".join(homes),
+                )  # fmt: skip
+    keypoints: dict[int, tuple[str, ...]] = {}
+    for part, chosen in zip(parts, maps, strict=True):
+        for old, listed in (part.kpt_names or {}).items():
+            keypoints.setdefault(chosen[old], listed)
+    keypoints.pop(-1, None)
+    return replace(
+        parts[0],
+        splits={split: () for part in parts for split in part.splits},
+        names=names,
+        kpt_names=keypoints or None,
+        file=file,
+        kind="merged",
+        image_folders={},
+        category_ids=None,
+        items={},
+        parts=tuple(zip(parts, maps, strict=True)),
+        **common,
+    )
+
+
+def _agreed(values: Sequence[tuple[Any, str]], key: str, where: str) -> Any:
+    """Return the one value that all datasets have that have any."""
+    given = [pair for pair in values if pair[0] is not None]
+    for value, home in given:
+        if value != given[0][0]:
+            raise DataError(
+                f"{where}: merge: expected one {key} in all datasets, found {given[0][0]!r} in "
+                f"{given[0][1]} and {value!r} in {home}"
+            )
+    return given[0][0] if given else None
+
+
+def choose_classes(
+    known: Sequence[Mapping[int, str]], wanted: Any, where: str
+) -> tuple[dict[int, str], list[tuple[int, ...]]]:
+    """Number the classes of several datasets anew.
+
+    Args:
+        known: for each dataset, class id -> name.
+        wanted: None for all of them, names, or new name -> old name or names.
+        where: who asks for it, for messages.
+
+    Returns:
+        The new names by id, and for each dataset the new id of each of its classes, -1 for none.
+    """
+    every = dict.fromkeys(name for names in known for name in names.values())
+    if wanted is None:
+        wanted = list(every)
+    if isinstance(wanted, list | tuple):
+        wanted = {name: name for name in wanted}
+    if not isinstance(wanted, Mapping) or not wanted:
+        raise DataError(
+            f"{where}: classes: expected names, or new name: [old names], found {wanted!r:.80}"
+        )
+    place: dict[str, int] = {}
+    for number, (new, olds) in enumerate(wanted.items()):
+        olds = new if olds is None else olds
+        for old in map(str, olds if isinstance(olds, list | tuple) else [olds]):
+            if old not in every:
+                raise DataError(
+                    f"{where}: classes: {new}: there is no class {old!r}. {nearest(old, every)} "
+                    f"Known: {', '.join(every)}"
+                )
+            if old in place:
+                raise DataError(f"{where}: classes: {new}: {old!r} stands further up already")
+            place[old] = number
+    maps = [tuple(place.get(names[i], -1) for i in range(len(names))) for names in known]
+    return {i: str(name) for i, name in enumerate(wanted)}, maps

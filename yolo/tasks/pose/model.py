@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pose estimator: a network whose last row is a `Pose` head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolo.tasks.detect.model import DetectionModel
+from yolo.tasks.pose import head  # noqa: F401 - imported so that `Pose` is registered
+
+
+class PoseModel(DetectionModel):
+    """A YOLOv8 pose estimator; the arguments are those of `DetectionModel`."""
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] = "yolov8n-pose.yaml",
+        ch: int | None = None,
+        nc: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(cfg, ch, nc, verbose)
+
+    @property
+    def kpt_shape(self) -> tuple[int, int]:
+        """Keypoints of an object, and the numbers of each: 2, or 3 with visibility."""
+        found: Any = self.head
+        return (found.kpt_shape[0], found.kpt_shape[1])
