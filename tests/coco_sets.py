@@ -33,6 +33,41 @@ def scored(metrics, images):
     return metrics.process()
 
 
+def objects_of(rows, category_ids, labelled):
+    """Turn COCO rows of one image into Objects."""
+    ltwh = np.array([r["bbox"] for r in rows], dtype=float).reshape(-1, 4)
+    boxes = np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1)
+    kinds = {}
+    if rows and "segmentation" in rows[0]:
+        kinds["rles"] = [r["segmentation"] for r in rows]
+    if rows and "keypoints" in rows[0]:
+        kinds["keypoints"] = np.array([r["keypoints"] for r in rows], float).reshape(
+            len(rows), -1, 3
+        )
+    classes = np.array([category_ids.index(r["category_id"]) for r in rows], dtype=np.int64)
+    if not labelled:
+        return Objects.found(classes, boxes, [r["score"] for r in rows], **kinds)
+    return Objects(
+        classes,
+        boxes,
+        ignore=np.array([r.get("iscrowd", 0) for r in rows], dtype=bool),
+        area=np.array([r["area"] for r in rows], dtype=float),
+        **kinds,
+    )
+
+
+def from_coco(gt, dt):
+    ids = [c["id"] for c in gt["categories"]]
+    images = [i["id"] for i in gt["images"]]
+
+    def by_image(rows, image):
+        return [r for r in rows if r["image_id"] == image]
+
+    truths = [objects_of(by_image(gt["annotations"], i), ids, True) for i in images]
+    founds = [objects_of(by_image(dt, i), ids, False) for i in images]
+    return truths, founds, len(ids)
+
+
 def reference(truths, founds, classes) -> tuple[np.ndarray, np.ndarray]:
     """pycocotools' twelve numbers and AP by threshold and class."""
     from pycocotools.coco import COCO

@@ -28,6 +28,7 @@ class Index:
     shapes: np.ndarray
     paths: list[str] = field(default_factory=list)
     kpt_shape: tuple[int, int] | None = None
+    num_classes: int = 6
 
     def __len__(self):
         return len(self.labels)

@@ -86,9 +86,9 @@ class Finder(nn.Module):
         return rows[:12]
 
 
-def loader_of(data, batch: int = 2, rect: bool = True) -> ValLoader:
-    """Build the loader of the validation images."""
-    index, _ = build_index(read_dataset(data), "val", BoxLabels)
+def loader_of(data, batch: int = 2, rect: bool = True, **labels) -> ValLoader:
+    """Build the loader of the validation images; `labels` are options of `build_index`."""
+    index, _ = build_index(read_dataset(data), "val", BoxLabels, **labels)
     store = ImageStore(index, (128, 128), channels=3)
     return ValLoader(index, store, batch=batch, size=(128, 128), stride=32, rect=rect, workers=0)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import logging
@@ -30,6 +31,10 @@ from yolo.errors import (
 from yolo.tasks.spec import TASKS
 
 IMAGE = np.full((90, 120, 3), 80, np.uint8)
+PARTS = {
+    "detect": {"boxes"}, "segment": {"boxes", "masks"}, "pose": {"boxes", "keypoints"},
+    "obb": {"obb"}, "classify": {"probs"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +222,8 @@ def test_info_counts(model, caplog):
 
 
 def test_moving_and_fusing_return_the_facade(model):
-    assert model.cpu().to("cpu").fuse() is model
+    assert model.cpu().to("cpu").eval().fuse() is model
+    assert len(copy.deepcopy(model).predict(IMAGE, imgsz=64, verbose=False)) == 1
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
     assert len(model.predict(IMAGE, imgsz=64, verbose=False)) == 1
     with pytest.raises(ConfigError, match="a fused model can't be saved: load the file again"):
@@ -238,6 +244,13 @@ def test_task_map_knows_every_task(model):
 def test_an_unknown_attribute_is_one(model):
     with pytest.raises(AttributeError, match="nonsense"):
         _ = model.nonsense
+
+
+def test_familiar_methods_that_are_not_offered(model):
+    for name in ("benchmark", "embed", "tune"):
+        assert not hasattr(model, name)
+        with pytest.raises(AttributeError, match=f"YOLO.{name} isn't offered: .*(run|use|call) "):
+            getattr(model, name)
 
 
 # ---------------------------------------------------------------------- options
@@ -434,6 +447,35 @@ def test_a_trainer_class_can_be_given(network, data, tmp_path):
     assert "metrics/mine" in (tmp_path / "run" / "results.csv").read_text()
 
 
+TRAINER = (
+    "epoch epochs start_epoch model ema.ema optimizer scheduler scaler lr loss tloss loss_items "
+    "loss_names label_loss_items metrics fitness best_fitness validator train_loader test_loader "
+    "data args device batch_size accumulate amp save_dir wdir last best csv plots stop stopper "
+    "epoch_time train_time_start world_size"
+)
+VALIDATOR = (
+    "args metrics seen speed confusion_matrix dataloader device names save_dir jdict plots batch_i "
+    "training"
+)
+PREDICTOR = "results batch dataset source_type save_dir args model seen speed plotted_img txt_path"
+METRICS = (
+    "keys fitness names speed save_dir curves curves_results nt_per_class confusion_matrix.matrix "
+    "results_dict summary to_df to_csv to_json mean_results class_result"
+)
+PART = (
+    "map map50 map75 mp mr p r f1 ap ap50 all_ap ap_class_index maps p_curve r_curve f1_curve "
+    "prec_values px mean_results class_result image_metrics fitness"
+)
+"""What scripts and callbacks read of each object."""
+
+
+def check_attributes(thing, names):
+    for name in names.split():
+        part = thing
+        for word in name.split("."):
+            part = getattr(part, word)
+
+
 @pytest.mark.parametrize("name", list(TASKS))
 def test_the_classes_of_every_task_can_be_subclassed_and_given(name, tmp_path):
     package = importlib.import_module(f"yolo.tasks.{name}")
@@ -461,6 +503,8 @@ def test_the_classes_of_every_task_can_be_subclassed_and_given(name, tmp_path):
     model = YOLO(nano.task_network(tmp_path, spec))
     assert model.task == name
     assert type(model.model) is public("model") is model.task_map[name]["model"]
+    model.add_callback("on_train_epoch_end", lambda t: check_attributes(t, TRAINER))
+    model.add_callback("on_val_end", lambda v: check_attributes(v, VALIDATOR))
     metrics = model.train(Coach, data=str(data), **nano.options(tmp_path, "run", epochs=1))
     assert isinstance(model.trainer, Coach)
     assert np.isfinite(list(metrics.results_dict.values())).all()
@@ -469,14 +513,19 @@ def test_the_classes_of_every_task_can_be_subclassed_and_given(name, tmp_path):
     assert {*model.trainer.label_loss_items()} <= {*columns}
     assert {*metrics.results_dict} - {"fitness"} <= {*columns}
 
+    check_attributes(metrics, METRICS)
+    for part in {"box", "seg", "pose"} & {*dir(metrics)}:
+        check_attributes(getattr(metrics, part), PART)
+    assert {*dir(metrics)} & {"box", "top1"}
+
     again = YOLO(tmp_path / "run" / "weights" / "last.pt")
+    again.add_callback("on_predict_batch_end", lambda p: check_attributes(p, PREDICTOR))
     assert again.task == name
     scores = again.val(Judge, data=str(data), plots=False, verbose=False, workers=0)
     assert scores is again.metrics
     (result,) = again.predict(IMAGE, predictor=Seer, verbose=False, conf=0.0)
-    assert {part for part in spec.payload if getattr(result, part) is None} <= {"masks"}
-    others = {"boxes", "masks", "keypoints", "obb", "probs"} - {*spec.payload}
-    assert all(getattr(result, part) is None for part in others)
+    every = {"boxes", "masks", "keypoints", "obb", "probs"}
+    assert {part for part in every if getattr(result, part) is not None} == PARTS[name]
     assert {"trainer", "validator", "predictor"} <= {*called}
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 import yolo
 from yolo import cli
 from yolo.cfg.load import write_yaml
-from yolo.cli import Command, main, parse
+from yolo.cli import main
+from yolo.command import REFUSED, VERBS, Command, parse
 from yolo.errors import ConfigError, DataError
 from yolo.tasks.spec import TASKS
 
@@ -79,10 +80,10 @@ def test_version_and_second_mode_word():
     assert parse(["train", "val"]) == Command("train", ("val",), {})  # val is an option there
 
 
-@pytest.mark.parametrize("word", sorted(cli.REFUSED))
+@pytest.mark.parametrize("word", sorted(REFUSED))
 def test_familiar_words_that_are_not_offered(word, capsys):
     assert main([word]) == 2
-    assert cli.REFUSED[word] in capsys.readouterr().err
+    assert REFUSED[word] in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- calls
@@ -146,10 +147,21 @@ def test_cfg_file_lies_below_the_command_line(calls, tmp_path):
     path = tmp_path / "c.yaml"
     write_yaml(path, {"epochs": 7, "lr0": 0.5, "model": "m.yaml", "mode": "train", "data": "d"})
     assert main(["train", f"cfg={path}", "epochs=9"]) == 0
-    assert calls == [
-        ("load", "m.yaml", None),
-        ("train", {"epochs": 9, "lr0": 0.5, "data": "d"}),
-    ]
+    assert calls == [("load", "m.yaml", None), ("train", {"cfg": str(path), "epochs": 9})]
+    write_yaml(path, {"resume": "last.pt", "save": False, "source": "a.jpg", "model": None})
+    assert main(["train", f"cfg={path}"]) == 0
+    assert calls[2:] == [("load", "last.pt", None), ("train", {"cfg": str(path), "resume": True})]
+    assert main(["predict", f"cfg={path}", "model=m.pt"]) == 0
+    assert calls[5] == ("predict", {"cfg": str(path), "save": False, "stream": True})
+
+
+def test_a_mode_said_twice(calls):
+    assert main(["mode=train", "train", "model=m.pt", "data=d"]) == 0
+    assert calls[1] == ("train", {"data": "d"})
+
+
+def test_every_verb_has_its_function():
+    assert cli.COMMANDS.keys() == {*VERBS}
 
 
 def test_resume_from_a_file_needs_no_model(calls):

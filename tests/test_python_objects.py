@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -150,15 +151,25 @@ def test_the_page_about_datasets_keeps_its_word(tmp_path, monkeypatch, capsys):
     def classes(file: str, names: list[str]) -> None:
         write_yaml(tmp_path / file, {"train": "images", "val": "images", "names": names})
 
-    classes("street.yaml", ["car", "pedestrian", "truck"])
+    yamls = re.findall(r"^```yaml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+    (tmp_path / "street.yaml").write_text(yamls[0])
+    for folder in ("street/images/train", "street/images/val", "street/labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("row", "mask"):
+        image = np.zeros((20, 30, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"street/images/train/{name}.png"), image)
+    (tmp_path / "street/labels/train/row.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    mask = np.full((20, 30), 2001, np.uint16)
+    cv2.imwrite(str(tmp_path / "street/labels/train/mask.png"), mask)
+    index, _ = build_index(read_dataset("street.yaml"), "train", BoxLabels)
+    assert index.class_counts().tolist() == [0, 1, 1]
+
     classes("farm.yaml", ["horse", "dog", "cow"])
     (tmp_path / "coco").mkdir()
     found = [{"id": i, "name": name} for i, name in enumerate(["person", "bus", "kite"])]
     content = {"images": [], "annotations": [], "categories": found}
     (tmp_path / "coco/instances.json").write_text(json.dumps(content))
-    for number, expected in enumerate(
-        [["vehicle", "person"], ["car", "pedestrian", "truck", "animal"]]
-    ):
-        text = re.findall(r"^```yaml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)[number]
+    names = [["vehicle", "person"], ["car", "pedestrian", "truck", "animal"]]
+    for text, expected in zip(yamls[1:], names, strict=True):
         (tmp_path / "both.yaml").write_text(text)
         assert list(read_dataset("both.yaml").names.values()) == expected

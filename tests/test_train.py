@@ -313,10 +313,31 @@ def test_explicit_rates_win_over_auto(train):
 
 @pytest.mark.golden
 def test_five_steps_give_the_stored_losses_and_weights(golden):
-    """Network, loss, groups, clipping and average together: fixed batch, SGD, saturating EMA."""
+    """Network, loss, groups, clipping and average together: fixed batch, SGD, saturating EMA.
+
+    These steps magnify rounding: a last bit changed in the weights moves the fifth gradient norm by
+    0.5 %, and so do the kernels that a processor's instructions select. So what such a bit changes
+    here and now is measured, and granted besides the usual 5e-3.
+    """
     stored = {k[5:]: v for k, v in golden("train.npz").items() if k.startswith("traj/")}
+    mine = _five_steps(stored)
+    runs = [mine, *(_five_steps(stored, shake=seed) for seed in range(4))]
+    for name, values in mine.items():
+        granted = np.ptp([run[name] for run in runs], axis=0)
+        assert (granted <= 2e-2 * abs(values) + 1e-4).all(), "the steps themselves must be stable"
+        off = abs(values - stored[name])
+        assert (off <= 5e-3 * abs(stored[name]) + 1e-4 + granted).all(), name
+
+
+def _five_steps(stored, shake=None):
+    """Train from the golden weights, or with one last bit of each changed or not, as drawn."""
     lr, momentum, decay = stored["lr_momentum_wd"].tolist()
     model = fill(DetectionModel("yolov8n.yaml", nc=4)).train()
+    if shake is not None:
+        rng = torch.Generator().manual_seed(shake)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 1.2e-7 * torch.randint(-1, 2, p.shape, generator=rng))
     criterion = DetectionCriterion(4, model.stride)
     optimizer = build_optimizer(model, "SGD", lr=lr, momentum=momentum, weight_decay=decay)
     ema = ModelEMA(model, saturating_decay())
@@ -331,12 +352,16 @@ def test_five_steps_give_the_stored_losses_and_weights(golden):
         ema.update(model)
         losses.append(report.total.item())
         norms.append(norm.item())
-    np.testing.assert_allclose(losses, stored["total_loss_per_step"], rtol=5e-3, atol=1e-4)
-    np.testing.assert_allclose(norms, stored["grad_norm_before_clip"], rtol=5e-3, atol=1e-4)
-    for name, net in (("model", model), ("ema", ema.ema)):
-        state = net.state_dict()
-        l2 = [state[key].norm().item() for key in json.loads(str(stored["keys"]))]
-        np.testing.assert_allclose(l2, stored[f"{name}_l2_after5"], rtol=5e-3, atol=1e-4)
+    keys = json.loads(str(stored["keys"]))
+    nets = {"model": model.state_dict(), "ema": ema.ema.state_dict()}
+    return {
+        "total_loss_per_step": np.array(losses),
+        "grad_norm_before_clip": np.array(norms),
+        **{
+            f"{name}_l2_after5": np.array([state[key].norm().item() for key in keys])
+            for name, state in nets.items()
+        },
+    }
 
 
 def _targets(stored):

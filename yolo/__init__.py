@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from yolo.api import YOLO as YOLO
     from yolo.engine.fetch import fetch_weights as fetch_weights
+    from yolo.engine.tracking import Tracker as Tracker
     from yolo.ensemble import attempt_load_weights as attempt_load_weights
     from yolo.errors import YoloError as YoloError
     from yolo.nn.layer import layer as layer
@@ -26,6 +27,7 @@ _PUBLIC = {
     "YOLO": "yolo.api",
     "attempt_load_weights": "yolo.ensemble",
     "fetch_weights": "yolo.engine.fetch",
+    "Tracker": "yolo.engine.tracking",
     "TASKS": "yolo.tasks.spec",
     "TaskSpec": "yolo.tasks.spec",
     "register_task": "yolo.tasks.spec",
@@ -34,7 +36,7 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "TASKS", "YOLO", "TaskSpec", "YoloError", "__version__", "attempt_load_weights",
+    "TASKS", "YOLO", "TaskSpec", "Tracker", "YoloError", "__version__", "attempt_load_weights",
     "fetch_weights", "layer", "register_task",
 ]  # fmt: skip
 

@@ -3,31 +3,34 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo.cfg.load import read_options, resolve
+from yolo.backends import is_exported
 from yolo.cfg.networks import find_network
 from yolo.engine.events import Callback, Callbacks
 from yolo.engine.fetch import find_weights, is_weights
-from yolo.errors import CheckpointError, ConfigError
-from yolo.tasks.spec import TASKS, TaskSpec, homes_of_option, task_of_network
-
-LOGGER = logging.getLogger(__name__)
+from yolo.errors import ConfigError
+from yolo.exported import ExportedFile
+from yolo.options import INHERITED, resolve_call, training_options
+from yolo.tasks.spec import TASKS, TaskSpec, task_of_network
+from yolo.weights import open_checkpoint, take_over, write_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
-    from yolo.engine.checkpoint import Checkpoint
     from yolo.engine.predictor import Predictor
     from yolo.engine.results import Results
+    from yolo.engine.tracking import Follower
     from yolo.engine.trainer import Trainer
-    from yolo.nn.model import BaseModel
 
-_INHERITED = ("imgsz", "data", "single_cls", "classes", "channels_last", "cache_dir")
-"""Training options that later calls on the same model start from."""
+NOT_OFFERED = {
+    "benchmark": "run `python -m benchmarks.export_parity` in a checkout",
+    "embed": "use model.model(images, capture=[row]) and average over height and width",
+    "tune": "call train with the options of your search; every run has its own folder",
+}
+"""Familiar methods, and what to use instead."""
 
 
 class YOLO:
@@ -35,11 +38,14 @@ class YOLO:
 
     Args:
         model: a network YAML ("yolov8n.yaml", or your own file), a checkpoint (".pt", ours or of
-            Ultralytics 8.x; ".safetensors"), or a checkpoint's http(s) address with `sha256`.
+            Ultralytics 8.x; ".safetensors"), a checkpoint's http(s) address with `sha256`, or an
+            exported file (".onnx", ".torchscript", ".pt2", "..._openvino_model", ".engine").
         task: the task's name, where the model doesn't say.
         verbose: print the table of layers.
         plugins: your own Python files to import first, for blocks and tasks that they register.
         sha256: what the checkpoint's content must have; a download needs it.
+        names: class names of an exported file that doesn't say them.
+        kpt_shape: (keypoints, numbers of each), the same.
 
     Raises:
         MissingFileError: if the file isn't there.
@@ -53,6 +59,8 @@ class YOLO:
         verbose: bool = False,
         plugins: str | Path | tuple[str | Path, ...] = (),
         sha256: str | None = None,
+        names: Any = None,
+        kpt_shape: tuple[int, int] | None = None,
     ) -> None:
         if plugins:
             from yolo.plugins import load_plugins
@@ -74,12 +82,19 @@ class YOLO:
         self.predictor: Predictor | None = None
         self.trained = False
         self._backend: Any = None
+        self._follower: Follower | None = None
         self._fused = False
-        if is_weights(model):
+        self._exported: ExportedFile | None = None
+        if is_exported(model):
+            self._exported = ExportedFile(model, task=task, names=names, kpt_shape=kpt_shape)
+            self.spec: TaskSpec = self._exported.spec
+            self.model: Any = str(model)
+            self.overrides["imgsz"] = self._exported.backend.imgsz
+        elif is_weights(model):
             self._load_checkpoint(find_weights(model, sha256), task)
         else:
             self._build(model, task)
-        if verbose:
+        if verbose and not self._exported:
             self.info()
 
     # ------------------------------------------------------------------ loading
@@ -87,21 +102,16 @@ class YOLO:
     def _build(self, name: str | Path, task: str | None) -> None:
         network = find_network(name)
         self.cfg = str(name)
-        self.spec: TaskSpec = task_of_network(network.yaml, str(network.path), task)
-        self.model: BaseModel = self.spec.model(name)
+        self.spec = task_of_network(network.yaml, str(network.path), task)
+        self.model = self.spec.model(name)
 
     def _load_checkpoint(self, path: Path, task: str | None) -> None:
-        from yolo.engine.checkpoint import load_checkpoint
-        from yolo.engine.network import load_model
-
-        saved = load_checkpoint(path)
-        self.spec = _task_of(saved, path, task)
-        self.model = load_model(saved, self.spec, str(path))
+        saved, self.spec, self.model = open_checkpoint(path, task)
         self.ckpt_path = str(path)
         self.ckpt = {k: v for k, v in vars(saved).items() if k not in {"weights", "state"}}
         self.trained = True
         self.overrides["model"] = str(path)
-        self.overrides |= {k: saved.config[k] for k in _INHERITED if k in saved.config}
+        self.overrides |= {k: saved.config[k] for k in INHERITED if k in saved.config}
 
     def load(self, weights: str | Path, partial: bool = False) -> YOLO:
         """Take over the weights and class names of a checkpoint.
@@ -114,42 +124,19 @@ class YOLO:
         Raises:
             MissingFileError, CheckpointError: if the file can't be read, or doesn't fit.
         """
-        from yolo.engine.checkpoint import load_checkpoint
-        from yolo.engine.network import listed, misfits, take_weights
-
-        saved = load_checkpoint(weights)
-        found = misfits(self.model.state_dict(), saved.weights)
-        if (found or saved.task != self.task) and not partial:
-            raise CheckpointError(
-                f"{weights}: the weights, for {saved.task!r} with {len(saved.names)} classes, "
-                f"don't fit this network, for {self.task!r} with {self.model.nc}: "
-                f"{listed(found) or 'another task'}. To take what fits: load(..., partial=True)"
-            )
-        names = saved.names if found else None
-        LOGGER.info(take_weights(self.model, saved.weights, str(weights), names))
-        if not found:
-            self.model.names = dict(saved.names)
+        self._need_network("loaded with weights")
+        take_over(self.model, self.task, weights, partial)
         self.trained = True
         return self
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
         """Write the model as a checkpoint that `YOLO(filename)` reads."""
-        from yolo.engine.checkpoint import Checkpoint, plain, save_checkpoint
-        from yolo.engine.runtime import versions
-
-        self._refuse_fused("saved")
-        weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
-        content = Checkpoint(
-            task=self.task,
-            names=dict(self.model.names),
-            network=plain(self.model.yaml),
-            weights=weights,
-            versions=versions(),
-        )
-        save_checkpoint(Path(filename), content)
+        self._need_network("saved", fused=False)
+        write_checkpoint(self.model, self.task, filename)
 
     def reset_weights(self) -> YOLO:
         """Give the model fresh weights."""
+        self._need_network("given fresh weights")
         names = self.model.names
         self.model = self.spec.model(self.model.yaml)
         self.model.names = names
@@ -171,9 +158,8 @@ class YOLO:
         Raises:
             YoloError: for options, data or files that can't be used.
         """
-        self._refuse_fused("trained")
-        saved = self._run_to_resume(options)
-        config = self._train_config(saved, options)
+        self._need_network("trained", fused=False)
+        config, saved = training_options(self.spec, self.overrides, options, self.ckpt_path)
         if config.data is None:
             raise ConfigError(
                 "train needs data=: a dataset YAML, a COCO JSON or 'shapes' (embedded), as in "
@@ -201,38 +187,7 @@ class YOLO:
             return
         self.model = runner.final_model.cpu()
         self.trained = True
-        self.overrides |= {k: getattr(runner.args, k) for k in _INHERITED}
-
-    def _run_to_resume(self, options: Mapping[str, Any]) -> Checkpoint | None:
-        """Read the run that `resume=` names; None without one."""
-        asked = options.get("resume", False)
-        if not asked:
-            return None
-        path = self.ckpt_path if asked is True else asked
-        if path is None:
-            raise ConfigError(
-                "resume=True needs a model loaded from the last.pt of a run, as in "
-                "YOLO('runs/detect/train/weights/last.pt').train(resume=True)"
-            )
-        from yolo.engine.resume import open_run
-
-        return open_run(path)
-
-    def _train_config(self, saved: Checkpoint | None, options: Mapping[str, Any]) -> Any:
-        """Resolve the options of a training; a resumed one keeps what can't change."""
-        if saved is None:
-            return self._resolve("train", self._options_for("train"), options)
-        from yolo.engine.resume import settle
-
-        base = dict(saved.config)
-        transforms = base.pop("augmentations", None)
-        if transforms and "augmentations" not in options:
-            raise ConfigError(
-                f"resume: the run has transforms of your own ({', '.join(transforms)}); give them "
-                "again, as augmentations=[...]"
-            )
-        before = self._resolve("train", base, {})
-        return settle(saved, before, self._resolve("train", base, options), options)
+        self.overrides |= {k: getattr(runner.args, k) for k in INHERITED}
 
     def val(self, validator: type | None = None, **options: Any) -> Any:
         """Score the model on a dataset.
@@ -243,7 +198,7 @@ class YOLO:
         Raises:
             YoloError: for options, data or files that can't be used.
         """
-        config = self._resolve("val", self._options_for("val"), options)
+        config = resolve_call(self.spec, "val", self.overrides, options)
         if config.data is None:
             raise ConfigError("val needs data=: a dataset YAML, a COCO JSON or 'shapes'")
         import copy
@@ -252,8 +207,13 @@ class YOLO:
         from yolo.engine.progress import Progress
         from yolo.engine.runtime import select_device
 
-        device = select_device(config.device)
-        model = self.model if device == self.device else copy.deepcopy(self.model).to(device)
+        device = select_device("cpu" if self._exported else config.device)
+        if self._exported:
+            config, model = self._exported.for_validation(config)
+        elif device == self.device:
+            model = self.model
+        else:
+            model = copy.deepcopy(self.model).to(device)
         writes = config.plots or config.save_json or config.save_txt
         place = (config.project, config.name, self.task, "val", config.exist_ok)
         runner = (validator or self.spec.validator)(
@@ -270,6 +230,29 @@ class YOLO:
         finally:
             loader.close()
         return self.metrics
+
+    def export(self, **options: Any) -> str:
+        """Write the model for another runtime, and prove that the file computes what it does.
+
+        Args:
+            **options: `format`, `imgsz`, `dynamic`, `half`, `nms`, ... (`yolo cfg export` lists
+                all).
+
+        Returns:
+            Path of the file or folder: beside the weights, or in the current folder.
+
+        Raises:
+            ExportError: if the file can't be made, or doesn't agree with the model; nothing stays
+                under its name then.
+            YoloError: for options that can't be used, or a package that is missing.
+        """
+        self._need_network("exported")
+        from yolo.export.exporter import Exporter
+
+        base = {k: v for k, v in self.overrides.items() if k == "imgsz"}
+        config = resolve_call(self.spec, "export", base, options)
+        stem = Path(self.ckpt_path or Path(self.model_name).name).with_suffix("")
+        return str(Exporter(config, self.spec, self.model, stem, self.callbacks_.copy()).run())
 
     def predict(
         self,
@@ -292,16 +275,67 @@ class YOLO:
         Raises:
             YoloError: for options or sources that can't be used.
         """
-        config = self._resolve("predict", self._options_for("predict"), options)
-        runner = (predictor or self.spec.predictor)(
-            config, self.spec, self._torch_backend(config), self.callbacks_.copy()
-        )
-        self.predictor = runner
+        for name in ("tracker", "persist"):
+            if name in options:
+                raise ConfigError(f"option {name!r} belongs to track, not to predict")
+        config = resolve_call(self.spec, "predict", self.overrides, options)
+        runner = self._make_predictor(config, predictor)
         return runner(config.source if source is None else source, stream=stream or config.stream)
 
     __call__ = predict
 
-    def _torch_backend(self, config: Any) -> Any:
+    def track(
+        self,
+        source: Any = None,
+        stream: bool = False,
+        persist: bool = False,
+        tracker: Any = None,
+        predictor: type[Predictor] | None = None,
+        **options: Any,
+    ) -> list[Results] | Iterator[Results]:
+        """Find objects in the frames of a video, and follow them: `boxes.id` (`obb.id`) is filled.
+
+        Each video of the source begins afresh, still images are one sequence. Streams that take
+        turns need a `Tracker` each.
+
+        Args:
+            source: as for `predict`.
+            stream: return a generator, so that memory stays flat over long videos.
+            persist: go on with the tracker of the call before, for frames given one by one.
+            tracker: botsort (the default), bytetrack, ocsort, sort or cbiou; a YAML file with
+                `tracker_type` and settings; or a `yolo.Tracker` of your own, which remembers until
+                its `reset()`.
+            predictor: a subclass of the task's predictor.
+            **options: as for `predict`; `conf` is 0.1 unless given.
+
+        Returns:
+            One Results an image, with the objects that are tracked.
+
+        Raises:
+            YoloError: for options or sources that can't be used, or without the package
+                `trackers`.
+        """
+        from yolo.engine.tracking import CONF, Follower
+
+        options |= {"persist": persist} | ({} if tracker is None else {"tracker": tracker})
+        config = resolve_call(self.spec, "predict", {"conf": CONF, **self.overrides}, options)
+        self._follower = Follower.for_call(config, self._follower)
+        runner = self._make_predictor(config, predictor)
+        runner.writer.mode = "track"
+        # Before the user's callbacks, which see tracked results.
+        runner.callbacks.by_event["on_predict_postprocess_end"].insert(0, self._follower)
+        return runner(config.source if source is None else source, stream=stream or config.stream)
+
+    def _make_predictor(self, config: Any, predictor: type[Predictor] | None) -> Predictor:
+        made: Predictor = (predictor or self.spec.predictor)(
+            config, self.spec, self._run_on(config), self.callbacks_.copy()
+        )
+        self.predictor = made
+        return made
+
+    def _run_on(self, config: Any) -> Any:
+        if self._exported:
+            return self._exported.for_call(config)
         from yolo.backends.torch import TorchBackend
         from yolo.engine.runtime import autocast_dtype, select_device
 
@@ -313,28 +347,6 @@ class YOLO:
         )
         return self._backend
 
-    # ------------------------------------------------------------------ options
-
-    def _options_for(self, mode: str) -> dict[str, Any]:
-        known = getattr(self.spec, f"{mode}_config").model_fields
-        return {k: v for k, v in self.overrides.items() if k in known}
-
-    def _resolve(self, mode: str, base: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        schema = getattr(self.spec, f"{mode}_config")
-        given = dict(options)
-        layers: list[Mapping[str, Any]] = [self.spec.defaults_for(mode), base]
-        options_file = given.pop("cfg", None)
-        if options_file:
-            layers.append(read_options(options_file, given))
-        config = resolve(schema, *layers, given, elsewhere=homes_of_option)
-        if given.get("plugins"):  # what a checkpoint says is never imported
-            from yolo.plugins import load_plugins
-
-            load_plugins(config.plugins)
-        if config.task not in {None, self.task}:
-            raise ConfigError(f"task={config.task!r}: this model is for {self.task!r}")
-        return config
-
     # ------------------------------------------------------------------ what it is
 
     @property
@@ -345,12 +357,12 @@ class YOLO:
     @property
     def names(self) -> dict[int, str]:
         """Class names by id."""
-        return dict(self.model.names)
+        return dict(self._exported.backend.names if self._exported else self.model.names)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return next(self.model.parameters()).device
+    def device(self) -> torch.device | None:
+        """Where the model's weights are; None of an exported file."""
+        return None if self._exported else next(self.model.parameters()).device
 
     @property
     def task_map(self) -> dict[str, dict[str, type]]:
@@ -360,22 +372,30 @@ class YOLO:
 
     def info(self, detailed: bool = False, verbose: bool = True) -> tuple[int, int, int, float]:
         """Return (layers, parameters, gradients, GFLOPs), and log the table of layers."""
+        self._need_network("looked into")
         return self.model.info(detailed=detailed, verbose=verbose)
 
     def fuse(self) -> YOLO:
         """Fold BatchNorm into the convolutions, for inference; not to be saved or trained then."""
+        self._need_network("fused")
         self.model.fuse()
         self._fused = True
         return self
 
-    def _refuse_fused(self, what: str) -> None:
-        if self._fused:
+    def _need_network(self, what: str, fused: bool = True) -> None:
+        if self._exported:
+            raise ConfigError(
+                f"an exported file can't be {what}, {self.model_name} can only predict and be "
+                "validated: load the checkpoint that it was made from"
+            )
+        if self._fused and not fused:
             raise ConfigError(f"a fused model can't be {what}: load the file again, without fuse()")
 
     def to(self, device: Any) -> YOLO:
         """Move the weights."""
         from yolo.engine.runtime import select_device
 
+        self._need_network("moved; give device= to predict and val")
         self.model.to(select_device(device))
         return self
 
@@ -387,15 +407,23 @@ class YOLO:
         """Move the weights to the first CUDA device."""
         return self.to("cuda")
 
+    def eval(self) -> YOLO:
+        """Put the network into evaluation mode; predict and val do so by themselves."""
+        self._need_network("put into a mode")
+        self.model.eval()
+        return self
+
     def __getattr__(self, name: str) -> Any:
         """Look further in the inner module (`stride`, `yaml`, `nc`, `parameters()`, ...)."""
+        if name in NOT_OFFERED:
+            raise AttributeError(f"YOLO.{name} isn't offered: {NOT_OFFERED[name]}")
         model = self.__dict__.get("model")
         if model is None or name.startswith("__"):
             raise AttributeError(f"'YOLO' has no attribute {name!r}")
-        return getattr(model, name)
+        return getattr(self._exported.backend if self._exported else model, name)
 
     def __repr__(self) -> str:
-        return f"YOLO({self.model_name!r}, task={self.task!r}, {len(self.model.names)} classes)"
+        return f"YOLO({self.model_name!r}, task={self.task!r}, {len(self.names)} classes)"
 
     # ------------------------------------------------------------------ callbacks
 
@@ -419,21 +447,3 @@ class YOLO:
     def reset_callbacks(self) -> None:
         """Remove all callbacks."""
         self.callbacks_.reset()
-
-
-def _task_of(saved: Checkpoint, path: Path, asked: str | None) -> TaskSpec:
-    """Return a checkpoint's task.
-
-    Raises:
-        CheckpointError: if it isn't known, or isn't the one that was asked for.
-    """
-    if not saved.task:
-        return task_of_network(saved.network, str(path), asked)
-    if asked is not None and asked != saved.task:
-        raise CheckpointError(f"{path}: holds a model for {saved.task!r}, not {asked!r}")
-    if saved.task not in TASKS:
-        raise CheckpointError(
-            f"{path}: holds a model for {saved.task!r}; known tasks: {', '.join(TASKS)}. A task of "
-            "your own must be imported first (plugins=)"
-        )
-    return TASKS[saved.task]

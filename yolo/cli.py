@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `yolo` command: words on the command line become one call of the facade.
 
-Splitting words into a `Command` is pure and imports nothing heavy, so that help, version and most
-mistakes answer at once. Exit status: 0 done, 1 `yolo check` found problems, 2 the user's mistake
-(one line, no traceback), 130 interrupted.
+Exit status: 0 done, 1 `yolo check` found problems, 2 the user's mistake (one line, no traceback),
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from yolo.command import EXAMPLES, HELP, Command, parse
 from yolo.errors import ConfigError, YoloError, nearest
 
 if TYPE_CHECKING:
@@ -25,139 +23,31 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-EXAMPLES = {
-    "train": "yolo train model=yolov8n.yaml data=shapes epochs=10",
-    "val": "yolo val model=runs/detect/train/weights/best.pt data=shapes",
-    "predict": "yolo predict model=best.pt source=image.jpg",
-    "track": "yolo track model=best.pt source=video.mp4",
-    "export": "yolo export model=best.pt format=onnx",
-}
-"""The modes, each with the shortest useful call."""
-
-REFUSED = {
-    "benchmark": "run `python -m benchmarks.run` in a checkout",
-    "settings": "there are none: give options to a call, or keep them in a file for cfg=",
-    "copy-cfg": "`yolo cfg` lists every option; write those you change into a file for cfg=",
-    "login": "there is no account, and nothing is sent anywhere",
-    "logout": "there is no account, and nothing is sent anywhere",
-    "solutions": "work on the Results of predict in Python",
-}
-"""Familiar words that aren't offered, with what to use instead."""
-
-HELP = f"""\
-yolo [TASK] MODE key=value ...
-
-MODE   {(chr(10) + " " * 7).join(f"{mode:<8} {call}" for mode, call in EXAMPLES.items())}
-TASK   seldom needed: the model knows it
-Also   check    yolo check data.yaml: label problems as file:line: reason; status 1 if any
-       cfg      yolo cfg [MODE|TASK]: every option with its default and range
-       checks   versions and devices of this machine
-       version, help
-
-Order is free. Values: None, True, False, numbers, lists (imgsz=320,640), text; a bare name means
-True. cfg=file.yaml holds options below those of the command line. plugins=a.py,b.py imports your
-own blocks and tasks first. weights=https://.../x.pt sha256=... downloads weights into ./weights.
-"""
-
-_PAIR = re.compile(r"-{0,2}([A-Za-z_][A-Za-z0-9_-]*)\s*=(.*)", re.DOTALL)
-_OPEN_PAIR = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*\s*=")
-_TEXT_OPTIONS = frozenset(
-    {"model", "weights", "sha256", "data", "project", "name", "cfg", "cache_dir"}
-    | {"plugins", "task", "format"}
-)  # their values stay text: name=007 and name=1e3 are folders, not numbers
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command line says.
-
-    Attributes:
-        verb: a mode, or one of help, version, checks, cfg, check; "" when there is none.
-        words: the other plain words: a task, switched-on options, the file of `check`.
-        options: name -> value as parsed.
-    """
-
-    verb: str
-    words: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def parse(argv: Sequence[str]) -> Command:
-    """Split a command line.
-
-    Raises:
-        ConfigError: an option without a value, or a word that isn't offered here.
-    """
-    words: list[str] = []
-    texts: dict[str, str] = {}
-    for word in _join_pairs(argv):
-        pair = _PAIR.fullmatch(word)
-        if pair is None:
-            word = {"-h": "help", "-v": "version"}.get(word, word)
-            words.append(word[2:].replace("-", "_") if word.startswith("--") else word)
-            continue
-        name = pair[1].replace("-", "_")
-        texts[name] = pair[2].strip()
-        if not texts[name]:
-            raise ConfigError(f"option {name!r} has no value; write {name}=..., or {name}=None")
-    for word in words:
-        if word in REFUSED:
-            raise ConfigError(f"'yolo {word}' isn't offered: {REFUSED[word]}")
-    verb = "help" if "help" in words else next((word for word in words if word in COMMANDS), "")
-    if verb in ("help", "version"):
-        return Command(verb)
-    if verb:
-        words.remove(verb)
-    options = {name: _value(name, text) for name, text in texts.items()}
-    if not verb and options.get("mode") in EXAMPLES:
-        verb = options.pop("mode")
-    return Command(verb, tuple(words), options)
-
-
-def _join_pairs(argv: Iterable[str]) -> list[str]:
-    """Join `k = v`, `k= v` and `k =v` to one word each, and drop trailing commas."""
-    joined: list[str] = []
-    for raw in argv:
-        word, last = raw.strip(), joined[-1] if joined else ""
-        waiting = _OPEN_PAIR.fullmatch(last) is not None
-        if word in ("", ","):
-            continue
-        if last and word.startswith("="):
-            joined[-1] = f"{last} {word}"
-        elif waiting and (last.endswith(" =") or not _PAIR.fullmatch(word)):
-            joined[-1] = last + word
-        else:
-            joined.append(word)
-    return [word[:-1] if len(word) > 1 and word.endswith(",") else word for word in joined]
-
-
-def _value(name: str, text: str) -> Any:
-    """Read an option's value. The import is late: it brings YAML and pydantic."""
-    from yolo.cfg.load import parse_value
-
-    if name in _TEXT_OPTIONS:
-        return None if text.casefold() == "none" else text
-    return parse_value(text)
-
 
 def _run_mode(command: Command) -> int:
     """Train, validate, predict, export or track by one call of the facade."""
     mode, options = command.verb, dict(command.options)
-    given = {**_read_cfg(options.pop("cfg", None), options), **options}
-    if given.get("mode") in EXAMPLES:  # as config files of other origin have it
-        del given["mode"]
-    _load_plugins(given.get("plugins"))
-    task, words = _find_task(command.words, given.pop("task", None))
-    given = {**given, **dict.fromkeys(_switches(words, mode, task), True)}
-    model, sha256 = _take_model(mode, given), given.pop("sha256", None)
-    _require(mode, given)
+    if options.get("mode") in EXAMPLES:  # said twice, or by a script of other origin
+        del options["mode"]
+    listed = _read_cfg(options.get("cfg"), options)
+    _load_plugins(options.get("plugins"))
+    task, words = _find_task(command.words, options.pop("task", listed.get("task")))
+    options |= dict.fromkeys(_switches(words, mode, task), True)
+    known = {**listed, **options}
+    model = _take_model(mode, known)
+    _require(mode, known)
+    # The facade reads the file itself, and takes from it what is for this mode.
+    given = {name: known[name] for name in known if name in options}
+    if mode == "train" and "resume" in known:
+        given["resume"] = known["resume"]
+    sha256 = given.pop("sha256", None)
     from yolo import YOLO, __version__
 
     if not hasattr(YOLO, mode):
         raise ConfigError(f"'yolo {mode}' isn't part of version {__version__}")
     call = getattr(YOLO(model, task=task.name if task else None, sha256=sha256), mode)
     if mode in ("predict", "track"):
-        for _ in call(**{"save": True, **given, "stream": True}):
+        for _ in call(**{"save": listed.get("save", True), **given, "stream": True}):
             pass  # one result at a time: a long video doesn't fill the memory
     else:
         call(**given)
@@ -228,10 +118,7 @@ def _unknown_word(word: str, known: Iterable[str]) -> ConfigError:
 
 def _schema(mode: str, spec: TaskSpec) -> type[Config]:
     """Return the option class of a task's mode; modes without their own share another's."""
-    from yolo.cfg.schema import CommonConfig
-
-    own = {"track": "predict", "export": ""}.get(mode, mode)
-    schema: type[Config] = getattr(spec, f"{own}_config") if own else CommonConfig
+    schema: type[Config] = getattr(spec, f"{'predict' if mode == 'track' else mode}_config")
     return schema
 
 

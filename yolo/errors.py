@@ -38,6 +38,10 @@ class CheckpointError(YoloError, ValueError):
     """A checkpoint can't be read, or doesn't fit what is asked of it."""
 
 
+class ExportError(YoloError, RuntimeError):
+    """An exported file doesn't compute what the model does, or couldn't be made."""
+
+
 class MissingFileError(YoloError, FileNotFoundError):
     """A file that the user named isn't there."""
 

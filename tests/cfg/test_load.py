@@ -66,9 +66,9 @@ def test_unknown_option_without_a_neighbour():
     [
         (PredictConfig, "epochs", "train"),
         (TrainConfig, "vid_stride", "predict"),
-        (TrainConfig, "agnostic_nms", "val and predict"),
+        (TrainConfig, "agnostic_nms", "val and predict and export"),
         (TrainConfig, "opset", "export"),
-        (PredictConfig, "tracker", "track"),
+        (TrainConfig, "tracker", "track"),
         (TrainConfig, "tiles", "maps val and grids val"),
         (TrainConfig, "pretraind", None),
     ],

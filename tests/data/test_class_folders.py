@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import pytest
 from folders import paint, write_folders
 from yolo.data import shapes
 from yolo.data.check import check_dataset
-from yolo.data.class_folders import CLASSES, ClassFolders, ImageClasses, whole_image
+from yolo.data.class_folders import CLASSES, ImageClasses, class_files, whole_image
 from yolo.data.datasets import read_dataset
-from yolo.data.folder import FolderSource
 from yolo.data.index import build_index
 from yolo.data.labels import LabelRules, parse_labels
+from yolo.data.report import ScanReport
 from yolo.errors import DataError
 
 KINDS = ImageClasses().kinds
@@ -202,11 +203,13 @@ def test_check(root, caplog):
 
 
 def test_the_longest_folder_counts_where_sources_lie_in_each_other(root):
-    source = ClassFolders.find([root, root / "train"], {0: "blue", 1: "green", 2: "red", 3: "val",
-                               4: "train"}, all_needed=False)  # fmt: skip
-    assert source._class_folder(str(root / "train" / "red" / "0.png")).endswith("red")
-    assert source._class_folder(str(root / "val" / "red" / "0.png")).endswith("val")
-    assert not isinstance(source, FolderSource)
+    names = dict(enumerate(["blue", "green", "red", "val", "train"]))
+    source = class_files([root, root / "train"], names, all_needed=False)
+    images = source.scan(ScanReport("train"), 1)
+    found = {names[int(x.instances.classes[0])]: Path(x.path) for x in images}
+    assert found["red"].parent == root / "train" / "red"
+    assert found["val"].parent.parent == root / "val"
+    assert "train" not in found
 
 
 def test_rows_are_no_labels():

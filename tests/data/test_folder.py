@@ -6,10 +6,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from yolo.data.folder import evenly_spaced, in_threads, label_path, list_files
+from yolo.data.folder import label_path, list_files
 from yolo.errors import DataError
 
 
@@ -115,21 +114,3 @@ def test_fingerprint_sees_every_change(tmp_path: Path) -> None:
     (tmp_path / "images/b.jpg").rename(tmp_path / "images/c.jpg")
     look()
     assert list_files([tmp_path / "images"], tmp_path).fingerprint() in seen
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction"), [(10, 0.5), (10, 0.01), (7, 0.99), (0, 0.5), (3, 1)]
-)
-def test_evenly_spaced(count: int, fraction: float) -> None:
-    rows = evenly_spaced(count, fraction)
-    assert len(rows) == (max(1, round(count * fraction)) if count else 0)
-    assert len(set(rows.tolist())) == len(rows)
-    assert all(0 <= row < count for row in rows)
-    if len(rows) > 1:
-        assert np.diff(rows).max() - np.diff(rows).min() <= 1
-
-
-def test_threads_keep_the_order_and_pass_errors_on() -> None:
-    assert list(in_threads(lambda x: x * x, range(500), 4)) == [x * x for x in range(500)]
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda x: 1 // (x - 300), range(500), 4))

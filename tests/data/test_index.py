@@ -15,12 +15,13 @@ import pytest
 
 import yolo.data.index as module
 from yolo.data.datasets import DatasetSpec, read_dataset
-from yolo.data.folder import FolderSource
+from yolo.data.folder import FileSource
 from yolo.data.index import LabelIndex, build_index
 from yolo.data.labels import BoxLabels, LabelledImage
 from yolo.data.report import ScanReport
 from yolo.data.sample import Instances
 from yolo.errors import ConfigError, DataError
+from yolo.tasks.pose.data import KeypointLabels
 
 BOXES = BoxLabels()
 
@@ -90,7 +91,7 @@ def test_cache_is_used_until_anything_changes(
     first, report = build_index(spec, "train", BOXES, cache)
     assert not report.cached
     with monkeypatch.context() as patch:
-        patch.setattr(FolderSource, "scan", None)  # nothing may be read again
+        patch.setattr(FileSource, "scan", None)  # nothing may be read again
         again, warm = build_index(spec, "train", BOXES, cache)
     assert warm.cached
     assert warm.objects == report.objects
@@ -216,6 +217,33 @@ def test_single_class_chosen_classes_and_fraction(spec: DatasetSpec) -> None:
         build_index(spec, "train", BOXES, fraction=0.0)
 
 
+def test_classes_are_chosen_before_they_become_one(spec: DatasetSpec) -> None:
+    index, report = build_index(spec, "train", BOXES, classes=[0], single_cls=True)
+    assert index.class_counts().tolist() == [1]
+    assert (len(index), report.background) == (3, 2)
+
+
+def test_objects_are_listed_without_ignored_regions(spec: DatasetSpec) -> None:
+    images, classes = build_index(spec, "train", BOXES)[0].objects()
+    assert (images.tolist(), classes.tolist()) == ([0, 1, 1], [1, 0, 1])
+
+
+def test_a_change_of_keypoints_or_of_the_task_is_a_cache_of_its_own(tmp_path: Path) -> None:
+    add(tmp_path, "a", "0 .5 .5 .2 .2 .4 .4 2\n")
+    cache = tmp_path / "cache"
+    entries = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["p"]}
+    for shape, label_format, rows in (
+        ([1, 3], KeypointLabels, 1), ([1, 3], BoxLabels, 1), ([3, 1 + 1], BoxLabels, 0),
+    ):  # fmt: skip
+        posed = read_dataset({**entries, "kpt_shape": shape})
+        for cached in (False, True):
+            index, report = build_index(posed, "val", label_format, cache)
+            assert (report.objects, report.cached) == (rows, cached)
+            assert ("keypoints" in index.arrays) == (label_format is KeypointLabels)
+    with pytest.raises(DataError, match="expected the key 'kpt_shape', which labels with keypoin"):
+        build_index(read_dataset(entries), "val", KeypointLabels, cache)
+
+
 def test_no_images_and_no_labels_are_errors(spec: DatasetSpec) -> None:
     add(spec.root, "bare/a")
     (spec.root / "images/none").mkdir()
@@ -256,7 +284,7 @@ def test_every_kind_of_label_survives(tmp_path: Path) -> None:
         "kpt_oks_sigmas": None,
     }
     report = ScanReport("train")
-    index = module._collect(iter(images), None, meta, report).save(tmp_path / "i")
+    index = module._collect(iter(images), meta, report).save(tmp_path / "i")
     assert report.ignored == 2
     assert index.class_counts().tolist() == [1, 0]
     assert index.path(1) == "/bé.jpg"

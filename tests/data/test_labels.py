@@ -124,10 +124,10 @@ def test_pose_rows_give_their_boxes() -> None:
     assert "or 11 with keypoints, found 10 columns" in problems[0].reason
 
 
-def test_single_class_ignores_ids() -> None:
-    instances, problems = parse("7 .5 .5 .2 .2\n-2 .1 .1 .2 .2", LabelRules(1, None, True))
+def test_ids_may_go_unchecked() -> None:
+    instances, problems = parse("7 .5 .5 .2 .2\n-2 .1 .1 .2 .2", LabelRules(None))
     assert problems == []
-    assert instances.classes.tolist() == [0, 0]
+    assert instances.classes.tolist() == [7, -2]
 
 
 def test_to_pixels_scales_every_kind() -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from painted import Index, painted, write
+from painted import Index, MemoryStore, painted, write
 from yolo.data.cache import ImageStore
 from yolo.data.loader import Batch, TrainLoader, ValLoader, batch_edges, normalize
 from yolo.data.recipe import Augment
 from yolo.data.sample import Instances, Sample
-from yolo.errors import CorruptImageError, DataError
+from yolo.errors import ConfigError, CorruptImageError, DataError
 
 SIZE = (64, 64)
 SHAPES = [(30, 40), (80, 50), (64, 64), (20, 100), (48, 64), (40, 30), (64, 50)]
@@ -240,6 +239,21 @@ def test_an_epoch_without_mixing(index, store):
     assert same(next(closing.epoch(1, mixing=False)), next(plain.epoch(1)))
 
 
+def test_balanced_classes():
+    labels = [Instances.from_boxes([c], [[1, 1, 9, 9]]) for c in [0] * 9 + [1]]
+    some = Index(labels, np.full((10, 2), 20), [])
+    images, classes = np.arange(10), np.array([0] * 9 + [1])
+    some.objects = lambda: (images, classes)
+    store = MemoryStore([np.zeros((20, 20, 3), np.uint8)] * 10, labels, SIZE)
+    store.dtype = np.dtype(np.uint8)
+    loader = train(some, store, Augment.off(), sampler="balanced", batch=5)
+    for epoch in (0, 1):
+        drawn = torch.cat([batch.targets.classes.flatten() for batch in loader.epoch(epoch)])
+        assert torch.bincount(drawn).tolist() == [5, 5]
+    with pytest.raises(ConfigError, match="expected rect=True or sampler='balanced', found both"):
+        train(some, store, sampler="balanced", rect=True)
+
+
 def test_no_images():
     nothing = Index([], np.zeros((0, 2), int))
     with pytest.raises(DataError, match="expected images to train on"):
@@ -287,13 +301,6 @@ def test_ignored_regions_reach_the_targets(index, store):
     batch = next(iter(ValLoader(crowded, ImageStore(crowded, SIZE), batch=2, size=SIZE)))
     assert batch.targets.boxes.shape[1] == 0
     assert batch.targets.ignore.shape[1] == 1
-
-
-def test_a_maker_survives_spawn(index, store):
-    loader = train(index, ImageStore(index, SIZE, mode="ram"))
-    copy = pickle.loads(pickle.dumps(loader._line.maker))
-    job = loader._job(2, 1, True)
-    assert same(copy.make(job), loader._line.maker.make(job))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

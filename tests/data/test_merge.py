@@ -17,6 +17,7 @@ from yolo.data.index import LabelIndex, build_index
 from yolo.data.labels import BoxLabels
 from yolo.data.merge import choose_classes
 from yolo.errors import DataError
+from yolo.tasks.pose.data import KeypointLabels
 
 CATS = {0: "cat", 1: "dog"}
 CARS = {0: "truck", 1: "cat", 2: "car"}
@@ -145,6 +146,55 @@ def test_what_has_to_agree(datasets: list[Any]) -> None:
         read_dataset([pose, {**datasets[0], "kpt_shape": [3, 3]}])
     with pytest.raises(DataError, match="expected one channels in all datasets, found 3"):
         read_dataset([datasets[0], {**datasets[0], "channels": 4}])
+
+
+def test_keypoints_go_together_or_not_at_all(datasets: list[Any]) -> None:
+    pose = {**datasets[0], "kpt_shape": [2, 3], "flip_idx": [1, 0], "kpt_oks_sigmas": [0.1, 0.2]}
+    spec = read_dataset([{**pose, "kpt_names": ["p", "q"]}, datasets[2]])
+    assert (spec.kpt_shape, spec.flip_idx) == (None, None)
+    assert (spec.kpt_oks_sigmas, spec.kpt_names) == (None, None)
+    assert len(build_index(spec, "train", BoxLabels())[0]) == 2
+    with pytest.raises(DataError, match=r"^merge\[1\]: expected the key 'kpt_shape'"):
+        spec.keypoint_shape()
+    with pytest.raises(DataError, match=r"^merge\[1\]: expected the key 'kpt_shape'"):
+        build_index(spec, "train", KeypointLabels)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_other_classes_may_be_regions_to_ignore(datasets: list[Any], which: int) -> None:
+    """A region for each class, as COCO's scoring goes by classes."""
+    data = {"merge": datasets[which], "classes": ["b"], "others": "ignore"}
+    spec = read_dataset(data)
+    index, report = build_index(spec, "train", BoxLabels())
+    found = index.instances(0)
+    assert found.classes.tolist() == [0, 0]
+    assert found.boxes[:, 0].round(6).tolist() == [60, 10]
+    assert found.ignore.tolist() == [False, True]
+    assert index.class_counts().tolist() == [1]
+    assert report.ignored == 1
+    two = read_dataset({"merge": [data, datasets[0]], "classes": ["b", "a"], "others": "ignore"})
+    both = build_index(two, "train", BoxLabels())[0].instances(1)
+    assert both.ignore.tolist() == [False, False]
+    with pytest.raises(DataError, match="others: expected 'drop' or 'ignore', found 'keep'"):
+        read_dataset({**data, "others": "keep"})
+
+
+def test_the_choice_of_others_is_a_cache_of_its_own(datasets: list[Any], tmp_path: Path) -> None:
+    data = {"merge": datasets[0], "classes": ["b"]}
+    for others, objects in (("drop", 1), ("ignore", 2)):
+        spec = read_dataset({**data, "others": others})
+        for cached in (False, True):
+            _, report = build_index(spec, "train", BoxLabels(), tmp_path / "cache")
+            assert (report.objects, report.cached) == (objects, cached)
+
+
+def test_a_share_of_each_dataset(datasets: list[Any], tmp_path: Path) -> None:
+    for i in range(2, 9):
+        picture(tmp_path / f"yolo/images/{i}.png")
+    datasets[2]["train"] = datasets[2]["train"] * 4
+    index, _ = build_index(read_dataset(datasets), "train", BoxLabels(), fraction=0.5)
+    names = [index.path(i).rpartition("/")[2] for i in range(len(index))]
+    assert names == ["1.png", "3.png", "5.png", "7.png", "2.png", "train[0]", "train[2]"]
 
 
 def test_a_class_of_one_dataset_alone_is_told(

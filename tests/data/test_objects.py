@@ -251,7 +251,7 @@ def test_other_mistakes() -> None:
         scan((IMAGE, 0))
     with pytest.raises(DataError, match="train: no object to train on in its items"):
         scan({"image": IMAGE}, split="train")
-    with pytest.raises(DataError, match="keypoints: expected the key `kpt_shape`"):
+    with pytest.raises(DataError, match="expected the key 'kpt_shape', which labels with keypoi"):
         scan({**GOOD, "keypoints": np.zeros((2, 1, 3))}, kinds=frozenset({"keypoints"}))
     single = scan({**GOOD, "classes": [7, 0]}, single_cls=True)
     assert single.class_counts().tolist() == [2]

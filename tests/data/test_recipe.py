@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from yolo.data.letterbox import place as letterbox_place
-from yolo.data.recipe import Augment, EpochOrder, RecipeBook, close_epoch
+from yolo.data.order import EpochOrder
+from yolo.data.recipe import Augment, RecipeBook, close_epoch
 
 STRONG = Augment(
     degrees=30, translate=0.2, scale=0.6, shear=5, perspective=5e-4, flipud=0.5, bgr=0.5,
@@ -37,23 +38,8 @@ def test_a_recipe_depends_on_its_key_alone():
     assert pickle.dumps(first.draw(3, 0)) != recipes[0]
 
 
-def test_every_image_once_an_epoch_in_an_order_of_its_own():
-    order = EpochOrder(100, 5)
-    a, b = order.places(0).copy(), order.places(1).copy()
-    assert sorted(a) == sorted(b) == list(range(100))
-    assert (a != b).any()
-    np.testing.assert_array_equal(EpochOrder(100, 5).places(1), b)
+def test_samples_come_in_the_epoch_s_order():
     assert [book().draw(0, p).index for p in range(50)] == EpochOrder(50, 3).places(0).tolist()
-
-
-def test_blocks_stay_together():
-    sequence = np.arange(23)[::-1].copy()
-    order = EpochOrder(23, 0, (5, sequence))
-    places = order.places(4)
-    assert sorted(places) == list(range(23))
-    blocks = {tuple(places[i : i + 5]) for i in range(0, 20, 5)}
-    assert blocks == {tuple(sequence[i : i + 5]) for i in range(0, 20, 5)}
-    assert places[20:].tolist() == sequence[20:].tolist()
 
 
 def test_partners_come_from_the_neighbourhood_of_the_place():

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from yolo.data.class_folders import ClassFolders, ImageClasses
+from yolo.data.class_folders import ImageClasses
 from yolo.data.coco import CocoSource
 from yolo.data.datasets import read_dataset
-from yolo.data.folder import FolderSource
+from yolo.data.folder import FileSource
 from yolo.data.labels import BoxLabels, LabelFormat
 from yolo.data.merge import MergedSource
 from yolo.data.objects import ObjectSource
@@ -45,9 +45,9 @@ def test_every_kind_opens(root: Path, kind: str) -> None:
     folder = {"path": str(root), "train": "images", "val": "images", "names": ["a"]}
     item = {"image": np.zeros((20, 20), np.uint8)}
     given: dict[str, tuple[Any, type, LabelFormat, int]] = {
-        "yolo": (folder, FolderSource, BoxLabels(), 4),
+        "yolo": (folder, FileSource, BoxLabels(), 4),
         "coco": (root / "set.json", CocoSource, BoxLabels(), 4),
-        "classes": (root, ClassFolders, ImageClasses(), 8),
+        "classes": (root, FileSource, ImageClasses(), 8),
         "objects": ({"train": [item] * 6, "names": ["a"]}, ObjectSource, BoxLabels(), 6),
         "merged": ([folder, root / "set.json"], MergedSource, BoxLabels(), 8),
     }

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco_sets import random_set
-from yolo.engine.coco_eval import IOU_THRESHOLDS, Objects, overlaps
+from yolo.engine.coco_eval import IOU_THRESHOLDS, Objects
 from yolo.engine.confusion import ConfusionMatrix, match, pair_by_overlap
+from yolo.engine.overlaps import overlaps
 
 NAMES = {0: "a", 1: "b", 2: "c", 3: "d"}
 

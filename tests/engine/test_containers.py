@@ -104,6 +104,23 @@ def test_moving():
     assert arrays.to(torch.device("cpu")).data is arrays.data
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("part", [Boxes, OBB])
+def test_ids_are_put_in_and_replaced(kind, part):
+    rows = np.arange(2 * (part.geometry + 2), dtype=np.float32).reshape(2, -1)
+    plain = part(kind(rows), SHAPE)
+    tracked = plain.with_ids(np.array([4, 7]))
+    assert not plain.is_track
+    assert tracked.id.tolist() == [4, 7]
+    for name in ("xyxy", "conf", "cls"):
+        assert getattr(tracked, name).tolist() == getattr(plain, name).tolist()
+    again = tracked.with_ids(np.array([1, 2]))
+    assert again.data.shape == tracked.data.shape
+    assert again.id.tolist() == [1, 2]
+    assert again.data.dtype == plain.data.dtype
+    assert plain[[]].with_ids(np.zeros(0)).is_track
+
+
 @pytest.mark.parametrize("data", [np.zeros((2, 5)), np.zeros((2, 8)), np.zeros((1, 2, 6))])
 def test_wrong_columns_are_refused(data):
     with pytest.raises(ValueError, match="x1 y1 x2 y2"):
@@ -214,22 +231,3 @@ def test_parts_of_a_mask_become_one_polygon():
 def test_wrong_shapes_are_refused(make):
     with pytest.raises(ValueError, match="expected"):
         make()
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
-def test_any_index_picks_rows(kind):
-    boxes = Boxes(kind(np.arange(18, dtype=np.float32).reshape(3, 6)), SHAPE)
-    for index, rows in (
-        (slice(None, None, -1), [2, 1, 0]),
-        (np.array([0, 2])[::-1], [2, 0]),
-        (np.array([2], np.uint32), [2]),
-        (np.array(1), [1]),
-        (torch.tensor(-1), [2]),
-        (torch.tensor([False, True, False]), [1]),
-        ((0, 2), [0, 2]),
-        ([], []),
-    ):
-        assert np.asarray(boxes[index].data)[:, 0].tolist() == [6.0 * row for row in rows]
-    for index in (3, -4, True, [0, 3], np.ones(2, bool), np.zeros((1, 1), int), ...):
-        with pytest.raises(IndexError, match="3 rows"):
-            boxes[index]

@@ -9,7 +9,6 @@ import pytest
 from yolo.engine.draw import (
     Marks,
     color_of,
-    draw_batch,
     draw_marks,
     draw_probs,
     fitted_letters,
@@ -200,24 +199,7 @@ def test_viewable(image, expected):
     assert (image != 1).all()
 
 
-def test_batch_is_a_tidy_grid():
-    images = [canvas(96, 128), canvas(64, 64), canvas(128, 96), canvas(96, 128), canvas(50, 50)]
-    found = [marks([10, 10, 40, 40]) for _ in images]
-    sheet = draw_batch(images, found, NAMES, [f"{i}.jpg" for i in range(5)])
-    assert sheet.ndim == 3
-    assert max(sheet.shape) <= 1920
-    blue = (sheet == np.array(color_of(0))).all(-1)
-    columns = np.array_split(blue, 3, axis=1)
-    rows = [half for column in columns for half in np.array_split(column, 2, axis=0)]
-    assert [bool(cell.any()) for cell in rows] == [True, True, True, True, True, False]
-
-
-def test_batch_limits():
-    images = [canvas(600, 800)] * 20
-    sheet = draw_batch(images, [Marks()] * 20, NAMES, max_side=640)
-    assert max(sheet.shape) <= 640
-    assert draw_batch([], [], NAMES).size
-    # an image's own scale applies to all kinds of marks
+def test_one_scale_applies_to_all_kinds_of_marks():
     scaled = marks([10, 10, 40, 40], keypoints=np.ones((1, 2, 3)), mask=lambda _: np.eye(60) > 0)
     half = scaled.scaled(0.5, (30, 30))
     assert half.boxes.tolist() == [[5, 5, 20, 20]]

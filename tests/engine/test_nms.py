@@ -38,17 +38,12 @@ def stored(golden, case):
 def on_device(image: torch.Tensor, **options):
     """Run the path for accelerators on the CPU."""
     nc = options.get("nc") or len(image) - 4
-    return nms._suppress_on_device(
-        image,
-        options.get("conf", 0.25),
-        options.get("iou", 0.7),
-        nc,
-        options.get("classes"),
-        options.get("agnostic", False),
-        options.get("multi_label", False) and nc > 1,
-        options.get("max_det", 300),
-        options.get("max_nms", 30000),
-    )
+    rule = {
+        "conf": 0.25, "iou": 0.7, "nc": nc, "classes": None, "agnostic": False, "rotated": False,
+        "multi_label": False, "max_det": 300, "max_nms": 30000, **options,
+    }  # fmt: skip
+    rule["multi_label"] &= nc > 1
+    return nms._suppress_on_device(image, nms._Rule(**rule))
 
 
 def crowd(seed=0, classes=4, anchors=400, size=100.0):

@@ -237,6 +237,8 @@ def test_files_of_images(tmp_path):
         results = predictor(paths)
     run = tmp_path / "runs" / "p"
     assert predictor.save_dir == run
+    assert predictor.txt_path == run / "labels" / "image2.txt"
+    assert (predictor.plotted_img == results[2].plot()).all()
     assert results[0].save_dir == str(run)
     found = files(run)
     assert [name for name in found if "/" not in name] == ["image2.jpg", "same-2.jpg", "same.jpg"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo.engine.nms import _suppress_on_device, non_max_suppression
+from yolo.engine.nms import _Rule, _suppress_on_device, non_max_suppression
 from yolo.engine.rotated_nms import survivors
 from yolo.nn.rotated import prob_iou
 
@@ -47,7 +47,8 @@ def test_equals_stored_rows(golden, case, kind):
     if kind == "device":  # the way of a CUDA tensor, on the CPU
         named = {"agnostic": False, "multi_label": False} | options
         rest = {"classes": None, "max_det": 300, "max_nms": 30000}
-        found = [_suppress_on_device(torch.from_numpy(p), **named, **rest)[0] for p in pred]
+        rule = _Rule(**named, **rest)
+        found = [_suppress_on_device(torch.from_numpy(p), rule)[0] for p in pred]
     else:
         found = non_max_suppression(pred if kind == "array" else torch.from_numpy(pred), **options)
     for b, rows in enumerate(found):
@@ -93,7 +94,7 @@ def test_what_is_not_finite_is_never_kept(bad):
     assert np.isfinite(rows).all()
     assert len(rows) == 28
     rest = {"classes": None, "agnostic": False, "multi_label": False, "max_det": 300}
-    device, _ = _suppress_on_device(torch.from_numpy(pred[0]), max_nms=99, **rest, **options)
+    device, _ = _suppress_on_device(torch.from_numpy(pred[0]), _Rule(max_nms=99, **rest, **options))
     np.testing.assert_array_equal(device.numpy(), rows)
 
 

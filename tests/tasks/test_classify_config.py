@@ -33,7 +33,7 @@ def test_class_weights_survive_a_file(value, tmp_path):
     ("name", "value"),
     [
         ("class_weights", "equal"), ("class_weights", {"a": "b"}), ("auto_augment", "random"),
-        ("erasing", 1.5), ("dropout", 1), ("label_smoothing", 1.0), ("balanced_sampling", 1),
+        ("erasing", 1.5), ("dropout", 1), ("label_smoothing", 1.0), ("sampler", "even"),
     ],
 )  # fmt: skip
 def test_bad_values(name, value):

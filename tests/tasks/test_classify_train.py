@@ -96,7 +96,7 @@ def test_reloaded_and_saved_it_scores_the_same(fitted, data, tmp_path):
 
 
 def test_workers_change_nothing(network, data, tmp_path):
-    options = {"epochs": 1, "dropout": 0.2, "balanced_sampling": True}
+    options = {"epochs": 1, "dropout": 0.2, "sampler": "balanced"}
     alone = run(network, data, tmp_path, "w0", **options)
     assert_identical(run(network, data, tmp_path, "w2", workers=2, **options), alone)
 
@@ -107,7 +107,7 @@ class Killed(BaseException):
 
 def test_resumed_it_is_identical(network, data, tmp_path):
     options = {
-        "epochs": 2, "dropout": 0.3, "balanced_sampling": True, "save_every": 3, "batch": 5,
+        "epochs": 2, "dropout": 0.3, "sampler": "balanced", "save_every": 3, "batch": 5,
         "class_weights": {"red": 2.0}, "label_smoothing": 0.1,
     }  # fmt: skip
     whole = run(network, data, tmp_path, "whole", **options)

@@ -140,3 +140,21 @@ def test_options_reach_nms(data, tmp_path):
     assert max(len(r.found) for r in few.records) == 1
     sure = validator(tmp_path, conf=0.6).run(Finder(), loader_of(data))
     assert min(r.found.scores.min(initial=1) for r in sure.records) > 0.6
+
+
+def test_classes_that_are_left_out_are_not_found_either(data, tmp_path):
+    every = validator(tmp_path).run(Finder(), loader_of(data))
+    first = validator(tmp_path, classes=[0]).run(Finder(), loader_of(data, classes=[0]))
+    assert {c for r in every.records for c in r.found.classes.tolist()} == {0, 1, 2}
+    assert {c for r in first.records for c in r.found.classes.tolist()} == {0}
+    assert first.box.ap.tolist() == every.box.ap[:1].tolist()
+    assert first.confusion_matrix.matrix[1:3].sum() == 0
+
+
+def test_a_model_of_several_classes_is_scored_on_objects_alone(data, tmp_path):
+    loader = loader_of(data, single_cls=True)
+    one = validator(tmp_path, single_cls=True, iou=0.9).run(Finder(), loader)
+    assert {c for r in one.records for c in r.found.classes.tolist()} == {0}
+    assert one.box.nc == 3
+    assert one.box.ap_class_index.tolist() == [0]
+    assert 0.7 < one.box.map50 <= 1

@@ -19,7 +19,8 @@ from yolo.data.datasets import read_dataset
 from yolo.data.geometry import clip_instances
 from yolo.data.index import build_index
 from yolo.data.labels import LabelRules, parse_labels, to_pixels
-from yolo.data.recipe import Augment, EpochOrder, RecipeBook
+from yolo.data.order import EpochOrder
+from yolo.data.recipe import Augment, RecipeBook
 from yolo.data.sample import Instances, Sample
 from yolo.data.transforms import apply
 from yolo.nn.rotated import corners_to_xywhr, xywhr_to_corners

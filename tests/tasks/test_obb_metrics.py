@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from yolo.engine.coco_eval import IOU_THRESHOLDS, RECALL_LEVELS, Objects, overlaps
+from yolo.engine.coco_eval import IOU_THRESHOLDS, RECALL_LEVELS, Objects
 from yolo.engine.metrics import ImageRecord
+from yolo.engine.overlaps import overlaps
 from yolo.nn.rotated import xywhr_to_corners
 from yolo.tasks.detect.metrics import DetMetrics
 from yolo.tasks.obb.metrics import OBBMetrics

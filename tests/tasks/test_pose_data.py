@@ -19,7 +19,7 @@ from yolo.data.loader import TrainLoader
 from yolo.data.recipe import Augment
 from yolo.data.sample import Instances, Sample
 from yolo.data.shapes import write_shapes
-from yolo.engine.coco_eval import COCO_SIGMAS
+from yolo.engine.overlaps import COCO_SIGMAS
 from yolo.errors import DataError
 from yolo.tasks.pose.data import BODY_SHARE, KeypointLabels, KeypointTargets, oks_sigmas
 

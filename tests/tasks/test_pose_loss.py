@@ -12,7 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from golden_weights import fill
-from yolo.engine.coco_eval import Objects, keypoint_similarity
+from yolo.engine.coco_eval import Objects
+from yolo.engine.overlaps import keypoint_similarity
 from yolo.nn.anchors import anchor_points
 from yolo.nn.boxes import xywh_to_xyxy
 from yolo.nn.losses import Targets

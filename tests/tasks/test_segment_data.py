@@ -12,7 +12,8 @@ import torch
 
 from painted import FIGURES, MemoryStore, painted, seen
 from yolo.data.labels import LabelRules, parse_labels
-from yolo.data.recipe import Augment, EpochOrder, RecipeBook
+from yolo.data.order import EpochOrder
+from yolo.data.recipe import Augment, RecipeBook
 from yolo.data.sample import Instances, Sample
 from yolo.data.transforms import apply
 from yolo.errors import DataError
@@ -170,7 +171,7 @@ def test_more_objects_than_a_byte_counts():
 def test_objects_without_outlines_are_an_error():
     bare = sample([[square(0, 0, 9)]])
     bare.instances.polygons = None
-    with pytest.raises(DataError, match=r"x\.png: expected outlines of its 1 objects, found none"):
+    with pytest.raises(DataError, match=r"x\.png: expected polygons of 1 objects, found None"):
         MaskTargets(True, 4)([bare], (32, 48))
     empty = Sample(np.zeros((32, 48, 3), np.uint8))
     assert MaskTargets(False, 4)([empty], (32, 48))["masks"].shape == (1, 0, 8, 12)

@@ -20,7 +20,15 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from yolo.cfg.schema import Config, PredictConfig, TrainConfig, ValConfig, expected_text, leaves
+from yolo.cfg.schema import (
+    Config,
+    ExportConfig,
+    PredictConfig,
+    TrainConfig,
+    ValConfig,
+    expected_text,
+    leaves,
+)
 from yolo.errors import ConfigError, MissingFileError, YoloError, nearest
 
 LOGGER = logging.getLogger(__name__)
@@ -29,7 +37,7 @@ C = TypeVar("C", bound=Config)
 MAX_YAML_BYTES = 16 << 20
 MAX_YAML_NODES = 1_000_000  # after the expansion of aliases; LVIS' 1203 names need about 2500
 
-MODES: tuple[type[Config], ...] = (TrainConfig, ValConfig, PredictConfig)
+MODES: tuple[type[Config], ...] = (TrainConfig, ValConfig, PredictConfig, ExportConfig)
 """The option classes of the modes, for messages and tables."""
 
 ALIASES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
@@ -47,13 +55,22 @@ REFUSED: Mapping[str, str] = {
     "augment": "there is no test-time augmentation; use a larger imgsz, or merge your own calls",
     "visualize": "use model.model(images, capture=[row]) for the feature maps of a layer",
     "embed": "use model.model(images, capture=[row]) and average over height and width",
+    "optimize": "torch.export files are compiled where they run; leave it out",
+    "end2end": "use nms=True",
     "dnn": "ONNX files run on onnxruntime; leave it out",
     "save_dir": "the run folder is project/name; use project= and name=",
 }
 """Names that are known and not offered, with what to use instead."""
 
-_EXPORT = "format opset dynamic simplify workspace optimize nms int8 quantize end2end"
-_ELSEWHERE = {**dict.fromkeys(_EXPORT.split(), "export"), "tracker": "track", "persist": "track"}
+_ELSEWHERE = {"tracker": "track", "persist": "track"}
+
+FAMILIAR = frozenset(
+    {"cfg", "cls_pw", "cls_remap", "distill_model", "dis", "rle", "angle", "dlog", "dgrad", "dlam"}
+    | {"v5loader", "min_memory", "image_weights"}
+)
+"""Names in options files of other origin that mean nothing here, at whatever value."""
+
+FOREIGN_MODES = frozenset({"train", "val", "predict", "track", "export", "benchmark", "tune"})
 
 
 Elsewhere = Callable[[str], Sequence[tuple[str, type[Config]]]]
@@ -105,7 +122,7 @@ def _translate(schema: type[Config], name: str, value: Any, elsewhere: Elsewhere
         LOGGER.warning("option '%s' is called '%s' now", name, now)
         return {now: convert(value)}
     if name in ("quantize", "int8") and "half" in known:
-        return _read_precision(name, value)
+        return _read_precision(schema, name, value)
     homes = elsewhere(name)
     here = [(task, home) for task, home in homes if home.for_mode == schema.for_mode]
     if not here:
@@ -116,15 +133,19 @@ def _translate(schema: type[Config], name: str, value: Any, elsewhere: Elsewhere
     return {}
 
 
-def _read_precision(name: str, value: Any) -> dict[str, Any]:
-    """Read the newer spelling of `half`: quantize=16, 32 or None; int8 is refused with the way."""
+def _read_precision(schema: type[Config], name: str, value: Any) -> dict[str, Any]:
+    """Read the newer spelling of `half` and `int8`: quantize=8, 16, 32 or None.
+
+    Only export makes 8-bit weights; elsewhere they are refused with the way.
+    """
     if value is None or value is False:
         return {}
-    if name == "quantize" and value in (16, 32) and value is not True:
-        return {"half": value == 16}
+    eight = "int8" in schema.model_fields
+    if name == "quantize" and value in (16, 32, *([8] if eight else [])) and value is not True:
+        return {"half": value == 16, **({"int8": value == 8} if eight else {})}
     raise ConfigError(
-        f"option {name!r}: expected quantize=16 or 32, found {reprlib.repr(value)}. "
-        "8-bit weights are made by export; then run the exported file"
+        f"option {name!r}: expected quantize={'8, ' if eight else ''}16 or 32, found "
+        f"{reprlib.repr(value)}. 8-bit weights are made by export; then run the exported file"
     )
 
 
@@ -311,6 +332,8 @@ def read_options(path: str | PurePath, given: Mapping[str, Any]) -> dict[str, An
     """
     options = {str(name): value for name, value in read_yaml(path).items()}
     options.pop("save_dir", None)  # where a run went; no option
+    if options.get("mode") in FOREIGN_MODES:  # what a run was; not the option of this name
+        del options["mode"]
     plugins = options.pop("plugins", None)
     if plugins and not given.get("plugins"):
         listed = plugins if isinstance(plugins, str) else ",".join(map(str, plugins))

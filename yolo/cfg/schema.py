@@ -166,6 +166,9 @@ class TrainConfig(CommonConfig):
     )
     deterministic: bool = option(True, "choose deterministic algorithms")
     rect: bool = option(False, "batches of similar shape, unshuffled and without mosaic")
+    sampler: Literal["balanced"] | None = option(
+        None, "balanced: objects of every class equally often, not every image once"
+    )
     cos_lr: bool = option(False, "cosine instead of linear decay")
     close_mosaic: int = option(10, "last epochs without mosaic, mixup, cutmix, copy_paste", ge=0)
     resume: bool | str | Path = option(False, "go on from last.pt, exactly")
@@ -265,7 +268,7 @@ class PredictConfig(CommonConfig):
     vid_stride: int = option(1, "take every N-th frame", ge=1)
     stream_buffer: bool = option(False, "keep every frame of a live stream, not just the newest")
     rect: bool = option(True, "pad as little as the stride allows")
-    conf: float = fraction(0.25, "score floor")
+    conf: float = fraction(0.25, "score floor; of track: 0.1")
     iou: float = fraction(0.7, "overlap at which NMS drops a box")
     max_det: int = option(300, "most detections an image", ge=1)
     agnostic_nms: bool = option(False, "one NMS for all classes")
@@ -282,6 +285,37 @@ class PredictConfig(CommonConfig):
     line_width: int | None = option(None, "in pixels; None: by image size", ge=1)
     tracker: Any = option("botsort", "track: bytetrack, ocsort, ..., a YAML file, or a Tracker")
     persist: bool = option(False, "track: go on with the tracker of the call before")
+
+
+class ExportConfig(CommonConfig):
+    """Options of export that tasks share."""
+
+    for_mode: ClassVar[str] = "export"
+
+    format: str = option("torchscript", "onnx, torchscript, torch_export, openvino or engine")
+    batch: int = option(1, "images a call, unless dynamic", ge=1)
+    dynamic: bool | Literal["batch"] = option(
+        False, "'batch': any number of images; True: of any size, too"
+    )
+    half: bool = option(False, "compute in fp16; inputs and outputs stay fp32")
+    int8: bool = option(False, "8-bit weights and maps, their scales measured on data=")
+    split: Literal["train", "val", "test"] = option("val", "images to measure 8-bit scales on")
+    opset: int | None = option(None, "ONNX operator set; None: what most runtimes know", ge=1)
+    simplify: bool = option(True, "slim the ONNX graph down")
+    compile: bool = option(False, "torch_export: compile to machine code by AOTInductor")
+    workspace: float | None = option(None, "TensorRT's scratch memory in GiB", gt=0)
+    nms: bool = option(False, "suppress overlapping boxes in the file")
+    conf: float = fraction(0.25, "score floor of nms")
+    iou: float = fraction(0.7, "overlap at which nms drops a box")
+    max_det: int = option(300, "rows an image that nms gives", ge=1)
+    agnostic_nms: bool = option(False, "one NMS for all classes")
+    preprocess: Any = option(None, "a torch module before the network; 'raw': takes uint8 images")
+    postprocess: Any = option(None, "a torch module on the outputs, as the file's last step")
+
+    @field_validator("nms", mode="before")
+    @classmethod
+    def _read_unset(cls, value: Any) -> Any:
+        return False if value is None else value  # as familiar metadata have it
 
 
 class OptionRow(NamedTuple):

@@ -1,65 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of one split, resized for use, and one copy of them for all processes of a node.
-
-A cache is one file of fixed slots, one an image, mapped into every process and filled as images
-are first needed. A slot's flag is written after its pixels, so a slot is whole or empty, and two
-processes that fill the same slot write the same bytes.
-
-In memory the file is anonymous (`memfd_create`): it is bounded by the memory and not by the size
-of /dev/shm (64 MB in many containers), and it vanishes with its last user, however that one ends.
-Other processes reach it through /proc/<process>/fd, which is also how a store is pickled.
-"""
+"""Images of one split, resized for use, and one copy of them for all processes of a node."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
-import mmap
 import os
-import shutil
-import tempfile
-import weakref
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from yolo.data.images import read_image
 from yolo.data.letterbox import fill_value, fit_shape, resize
 from yolo.data.sample import Instances
+from yolo.data.slots import Layout, Slots
 from yolo.errors import ConfigError, CorruptImageError, DataError
+
+if TYPE_CHECKING:
+    from yolo.data.index import LabelIndex
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal[False, "ram", "disk"]
 
 LRU_BYTES = 256 << 20
-EMPTY, FILLED = 0, 1
-PAGE = mmap.ALLOCATIONGRANULARITY
-HEADROOM = 0.9
-"""Share of the free memory or disk that a cache may claim."""
-
-
-class ImageIndex(Protocol):
-    """What a store asks of an index of images; `index.LabelIndex` is one."""
-
-    shapes: np.ndarray
-    """(n, 2) integers: (h, w) of each file, EXIF rotation applied."""
-
-    def __len__(self) -> int: ...
-
-    def path(self, i: int) -> str:
-        """Return the file name of image i."""
-
-    def image(self, i: int, channels: int) -> np.ndarray | None:
-        """Return the pixels of an image that is a Python object; None for a file."""
-
-    def instances(self, i: int) -> Instances:
-        """Return the objects of image i, in pixels of the file."""
 
 
 class ImageStore:
@@ -91,7 +59,7 @@ class ImageStore:
 
     def __init__(
         self,
-        index: ImageIndex,
+        index: LabelIndex,
         size: tuple[int, int],
         *,
         channels: int = 3,
@@ -114,7 +82,7 @@ class ImageStore:
         self.corrupt: set[int] = set()
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._recent_bytes = 0
-        self._slots: _Slots | None = None
+        self._slots: Slots | None = None
         if mode and len(index):
             self._slots = self._make_slots(mode, cache_dir)
 
@@ -213,15 +181,15 @@ class ImageStore:
         image.setflags(write=False)
         return image
 
-    def _make_slots(self, mode: Mode, cache_dir: str | Path | None) -> _Slots | None:
+    def _make_slots(self, mode: Mode, cache_dir: str | Path | None) -> Slots | None:
         shapes = np.asarray(self.index.shapes)
         shapes = fitted_shapes(shapes, self.size) if self.fit else shapes.astype(np.int64)
-        layout = _Layout(shapes, self.channels, self.dtype)
+        layout = Layout(shapes, self.channels, self.dtype)
         try:
             if mode == "ram":
-                return _Slots.in_memory(layout)
+                return Slots.in_memory(layout)
             assert cache_dir is not None
-            return _Slots.on_disk(layout, Path(cache_dir) / f"images-{self._key()}.cache")
+            return Slots.on_disk(layout, Path(cache_dir) / f"images-{self._key()}.cache")
         except OSError as error:
             logger.warning(
                 "cache=%r: %.2f GB of images can't be cached: %s; going on without",
@@ -254,150 +222,3 @@ def fitted_shapes(shapes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows = np.where(upright, size[0], np.minimum(-(-height * size[1] // width), size[0]))
     columns = np.where(upright, np.minimum(-(-width * size[0] // height), size[1]), size[1])
     return np.stack([rows, columns], axis=1)
-
-
-class _Layout:
-    """Where each image lies in a cache: n flag bytes, then the slots from a page border on."""
-
-    def __init__(self, shapes: np.ndarray, channels: int, dtype: np.dtype[Any]) -> None:
-        self.shapes, self.channels, self.dtype = shapes, channels, dtype
-        sizes = shapes[:, 0] * shapes[:, 1] * channels * dtype.itemsize
-        start = -(-len(shapes) // PAGE) * PAGE
-        self.offsets = start + np.concatenate([[0], np.cumsum(sizes)])
-        self.total = int(self.offsets[-1])
-
-
-class _Slots:
-    """A mapped cache file. `handle` is a path that any process of the same user can open."""
-
-    def __init__(self, layout: _Layout, descriptor: int, handle: str) -> None:
-        self.layout = layout
-        self.handle = handle
-        self._file: int = descriptor
-        # Closing the descriptor frees an anonymous file once the last mapping is gone.
-        self._closer = weakref.finalize(self, os.close, descriptor)
-        self._map()
-
-    def _map(self) -> None:
-        mapped = mmap.mmap(self._file, self.layout.total)
-        self._bytes: np.ndarray | None = np.frombuffer(mapped, dtype=np.uint8)
-
-    @classmethod
-    def in_memory(cls, layout: _Layout) -> _Slots:
-        free = free_memory()
-        if layout.total > HEADROOM * free:
-            raise OSError(errno.ENOMEM, f"{free / 2**30:.2f} GB of memory are free")
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("yolo-images")
-            handle = f"/proc/{os.getpid()}/fd/{descriptor}"
-        else:  # no anonymous files: a named one that goes when this process ends
-            descriptor, handle = tempfile.mkstemp(prefix="yolo-images-")
-            weakref.finalize(layout, _remove_if_mine, handle, os.getpid())
-        os.ftruncate(descriptor, layout.total)
-        return cls(layout, descriptor, handle)
-
-    @classmethod
-    def on_disk(cls, layout: _Layout, path: Path) -> _Slots:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.stat().st_size != layout.total:
-            free = shutil.disk_usage(path.parent).free
-            if layout.total > HEADROOM * free:
-                raise OSError(errno.ENOSPC, f"{free / 2**30:.2f} GB are free in {path.parent}")
-            fresh, waiting = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-            try:
-                _reserve(fresh, layout.total)
-                os.replace(waiting, path)
-            finally:
-                os.close(fresh)
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(waiting)
-        return cls(layout, os.open(path, os.O_RDWR), str(path))
-
-    def get(self, i: int) -> np.ndarray | None:
-        assert self._bytes is not None
-        if self._bytes[i] != FILLED:
-            return None
-        start, stop = self.layout.offsets[i : i + 2].tolist()
-        rows, columns = self.layout.shapes[i].tolist()
-        image = self._bytes[start:stop].view(self.layout.dtype)
-        image = image.reshape(rows, columns, self.layout.channels)
-        image.setflags(write=False)
-        return image
-
-    def put(self, i: int, image: np.ndarray) -> bool:
-        """Store an image; False if it has another type than the cache was made for."""
-        assert self._bytes is not None
-        if image.dtype != self.layout.dtype:
-            return False
-        start, stop = self.layout.offsets[i : i + 2].tolist()
-        self._bytes[start:stop] = np.ascontiguousarray(image).reshape(-1).view(np.uint8)
-        self._bytes[i] = FILLED
-        return True
-
-    def close(self) -> None:
-        self._bytes = None
-        self._closer()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"layout": self.layout, "handle": self.handle}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        try:
-            descriptor = os.open(state["handle"], os.O_RDWR)
-        except OSError as error:
-            raise DataError(
-                f"the image cache {state['handle']} can't be opened from this process ({error}); "
-                "keep the process that made it alive, or use cache='disk'"
-            ) from error
-        self.__init__(state["layout"], descriptor, state["handle"])  # type: ignore[misc]
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its blocks now: a disk that fills up later would kill the process (SIGBUS)."""
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except AttributeError:  # no such call on this system
-        os.ftruncate(descriptor, size)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-        os.ftruncate(descriptor, size)  # this file system can't reserve
-
-
-def _remove_if_mine(path: str, owner: int) -> None:
-    if os.getpid() == owner:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that this process may still take, container limits included."""
-    free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    facts = _read_numbers(Path("/proc/meminfo"))
-    if "MemAvailable:" in facts:
-        free.append(facts["MemAvailable:"] * 1024)
-    for folder, limit, used, idle in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            most = int((Path(folder) / limit).read_text())
-            taken = int((Path(folder) / used).read_text())
-            # Pages of files read long ago are given back when memory is asked for.
-            spare = _read_numbers(Path(folder) / "memory.stat").get(idle, 0)
-            free.append(most - taken + spare)
-    return max(min(free), 0)
-
-
-def _read_numbers(path: Path) -> dict[str, int]:
-    """Read lines of a name and a number; nothing where the file doesn't exist."""
-    try:
-        rows = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

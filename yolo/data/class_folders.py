@@ -8,16 +8,13 @@ its report are those of every other dataset.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from yolo.data.folder import FileList, in_threads, list_files
-from yolo.data.images import image_shape
-from yolo.data.labels import Fault, LabelledImage, LabelRules
-from yolo.data.report import Problem, ScanReport
+from yolo.data.folder import FileSource, list_files
+from yolo.data.labels import BoxLabels, LabelledImage, LabelRules
+from yolo.data.report import Problem
 from yolo.data.sample import Instances
 from yolo.errors import DataError, nearest
 
@@ -34,7 +31,7 @@ HOW_TO_SPLIT = (
 
 
 @dataclass(frozen=True, slots=True)
-class ImageClasses:
+class ImageClasses(BoxLabels):
     """The label format of whole images: there are no label rows, the folder's name is the label."""
 
     name: str = "image-classes-1"
@@ -47,14 +44,6 @@ class ImageClasses:
     def accepts(self, columns: int, rules: LabelRules) -> bool:
         """Accept no row."""
         return False
-
-    def faults(self, rows: np.ndarray, rules: LabelRules) -> Iterator[Fault]:
-        """Find nothing: there are no rows."""
-        return iter(())
-
-    def decode(self, rows: np.ndarray, rules: LabelRules) -> Instances:
-        """Return nothing: there are no rows."""
-        return Instances.empty()
 
 
 def whole_image(class_id: int, shape: tuple[int, int]) -> Instances:
@@ -110,96 +99,64 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(names)
 
 
-@dataclass(slots=True)
-class ClassFolders:
-    """The images of a split's class folders, ready to be scanned.
+def class_files(
+    folders: Sequence[Path], names: Mapping[int, str], *, all_needed: bool
+) -> FileSource:
+    """List the images of class folders, searched recursively.
 
-    Attributes:
-        files: the images, as listed.
-        folders: the folders that hold class folders.
-        ids: class name -> id.
-        single_cls: every class counts as 0.
+    Args:
+        folders: hold one folder a class.
+        names: class id -> name of its folder.
+        all_needed: a class folder without images is an error, not a finding.
+
+    Raises:
+        DataError: if a folder's name is no class, or a class folder is empty where none may be.
     """
+    inner = [(folder / name, name) for folder in folders for name in _class_folders(folder)]
+    files = list_files(folders, folders[0])
+    # Texts beside the images aren't labels here.
+    files.problems = [p for p in files.problems if p.kind != "orphan"]
+    ids = {name: i for i, name in names.items()}
+    roots = sorted(map(os.fspath, folders), key=len, reverse=True)
+    homes = {_home(path, roots) for path in files.paths}
+    for folder, name in inner:
+        filled = str(folder) in homes
+        if name not in ids and filled:
+            listed = ", ".join(list(ids)[:10]) + (", ..." if len(ids) > 10 else "")
+            raise DataError(
+                f"{folder}: expected one of the {len(ids)} classes ({listed}), "
+                f"found {name!r}. {nearest(name, ids)} Rename or remove the folder"
+            )
+        if name in ids and not filled:
+            other = sum(1 for _ in folder.iterdir())
+            reason = (
+                f"expected images of the class {name!r}, found "
+                f"{f'{other} other files' if other else 'an empty folder'}"
+            )
+            if all_needed:
+                raise DataError(f"{folder}: {reason}; fill the folder or remove it")
+            files.problems.append(Problem(str(folder), 0, reason, "orphan"))
 
-    files: FileList
-    folders: tuple[str, ...]
-    ids: dict[str, int]
-    single_cls: bool = False
+    def label(image: LabelledImage, _: int) -> list[Problem]:
+        name = os.path.basename(_home(image.path, roots))
+        if name not in ids:
+            raise DataError(
+                f"{image.path}: expected the image in a class folder, found it beside them in "
+                f"{name!r}"
+            )
+        image.instances = whole_image(ids[name], image.shape)
+        return []
 
-    @classmethod
-    def find(
-        cls,
-        folders: Sequence[Path],
-        names: Mapping[int, str],
-        *,
-        all_needed: bool,
-        single_cls: bool = False,
-    ) -> ClassFolders:
-        """List the images of class folders (searched recursively).
+    return FileSource(files, label)
 
-        Args:
-            folders: hold one folder a class.
-            names: class id -> name of its folder.
-            all_needed: a class folder without images is an error, not a finding.
-            single_cls: every class counts as 0.
 
-        Raises:
-            DataError: if a folder's name is no class, or a class folder is empty where none may be.
-        """
-        found = [(folder / name, name) for folder in folders for name in _class_folders(folder)]
-        files = list_files(folders, folders[0])
-        # Texts beside the images aren't labels here.
-        files.problems = [p for p in files.problems if p.kind != "orphan"]
-        ids = {name: i for i, name in names.items()}
-        source = cls(files, tuple(map(os.fspath, folders)), ids, single_cls)
-        held = {source._class_folder(path) for path in files.paths}
-        for folder, name in found:
-            filled = str(folder) in held
-            if name not in ids and filled:
-                listed = ", ".join(list(ids)[:10]) + (", ..." if len(ids) > 10 else "")
-                raise DataError(
-                    f"{folder}: expected one of the {len(ids)} classes ({listed}), "
-                    f"found {name!r}. {nearest(name, ids)} Rename or remove the folder"
-                )
-            if name in ids and not filled:
-                other = sum(1 for _ in folder.iterdir())
-                reason = (
-                    f"expected images of the class {name!r}, found "
-                    f"{f'{other} other files' if other else 'an empty folder'}"
-                )
-                if all_needed:
-                    raise DataError(f"{folder}: {reason}; fill the folder or remove it")
-                files.problems.append(Problem(str(folder), 0, reason, "orphan"))
-        return source
+def _home(path: str, roots: Sequence[str]) -> str:
+    """Return the class folder that an image lies in; its split's folder if in none.
 
-    def fingerprint(self) -> str:
-        """Return a hash that changes with any image."""
-        return self.files.fingerprint()
-
-    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
-        """Read headers; report what is wrong and yield what is usable, in order."""
-        for problem in self.files.problems:
-            report.add(problem)
-        for found in in_threads(self._read, self.files.paths, workers):
-            if isinstance(found, Problem):
-                report.add(found)
-            else:
-                yield found
-
-    def _read(self, path: str) -> LabelledImage | Problem:
-        name = os.path.basename(self._class_folder(path))
-        if name not in self.ids:
-            reason = f"expected the image in a class folder, found it beside them in {name!r}"
-            return Problem(path, 0, reason, "image")
-        try:
-            shape = image_shape(path)
-        except (DataError, FileNotFoundError) as error:
-            return Problem(path, 0, str(error).removeprefix(f"{path}: "), "image")
-        class_id = 0 if self.single_cls else self.ids[name]
-        return LabelledImage(path, shape, whole_image(class_id, shape))
-
-    def _class_folder(self, path: str) -> str:
-        """Return the class folder that an image lies in; its split's folder if in none."""
-        folder = max((f for f in self.folders if path.startswith(f"{f}{os.sep}")), key=len)
-        first, inside, _ = path[len(folder) + 1 :].partition(os.sep)
-        return f"{folder}{os.sep}{first}" if inside else folder
+    Args:
+        path: of the image.
+        roots: the folders that hold class folders, the longest first.
+    """
+    root = next(root for root in roots if path.startswith(f"{root}{os.sep}"))
+    first, inside, _ = path[len(root) + 1 :].partition(os.sep)
+    return f"{root}{os.sep}{first}" if inside else root

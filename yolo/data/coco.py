@@ -11,89 +11,27 @@ COCO scores with.
 from __future__ import annotations
 
 import hashlib
-import json
-import mmap
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yolo.data.folder import FileList, evenly_spaced, in_threads, list_files
+from yolo.data.coco_json import find_image_folder, read_categories, read_json
+from yolo.data.folder import list_files
 from yolo.data.geometry import box_corners, ring_area, smallest_rectangle
-from yolo.data.images import image_shape
+from yolo.data.keys import is_number, is_whole
 from yolo.data.labels import HIGHEST, LOWEST, LabelFormat, LabelledImage, LabelRules
 from yolo.data.masks import coco_polygon
 from yolo.data.report import Problem, ScanReport
 from yolo.data.sample import Instances, Polygon
+from yolo.data.scan import evenly_spaced, scan_files
 from yolo.errors import DataError
 
-CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
-FILE_NAME = re.compile(rb'"file_name"\s*:\s*(?=")')
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-
-
-def read_categories(file: Path) -> dict[int, str]:
-    """Return category id -> name in rising order of ids, without parsing the annotations.
-
-    Raises:
-        DataError: if the file isn't COCO JSON or its categories can't be used.
-    """
-    found: list[Any] = []
-    with _mapped(file) as data:
-        places = [match.end() for match in CATEGORIES.finditer(data)]
-        if len(places) == 1:
-            found = _decode_list(data, places[0])
-    if not found:
-        found = _load(file)["categories"]
-    names: dict[int, str] = {}
-    for entry in found:
-        if not isinstance(entry, dict) or not _is_int(entry.get("id")) or "name" not in entry:
-            raise DataError(f"{file}: expected categories with id and name, found {entry!r:.80}")
-        if entry["id"] in names:
-            raise DataError(f"{file}: category id {entry['id']} appears twice")
-        names[entry["id"]] = str(entry["name"])
-    if not names:
-        raise DataError(f"{file}: expected at least one category, found none")
-    return dict(sorted(names.items()))
-
-
-def find_image_folder(file: Path) -> Path:
-    """Find the folder that a COCO JSON's file names refer to, among the usual places.
-
-    Tried in order: `images` beside the JSON, its own folder, `images` and the folder above, and
-    below each of these a folder named like the end of the JSON's name (instances_NAME.json).
-
-    Raises:
-        DataError: if the first images are in none of them.
-    """
-    names: list[str] = []
-    with _mapped(file) as data:
-        for match in FILE_NAME.finditer(data):
-            text = STRING.match(data, match.end())
-            if text:
-                names.append(json.loads(text.group()))
-            if len(names) == 8:
-                break
-    part = file.stem.rpartition("_")[2]
-    bases = [
-        file.parent / "images",
-        file.parent,
-        file.parent.parent / "images",
-        file.parent.parent,
-    ]
-    tried = [*bases, *(base / part for base in bases)]
-    for folder in tried:
-        if any((folder / name).is_file() for name in names):
-            return folder
-    raise DataError(
-        f"{file}: none of its first images ({', '.join(names[:2]) or 'it names none'}) is in "
-        f"{', '.join(map(str, tried[:4]))}; name the folder by `images:` in the dataset's YAML"
-    )
+Entry = dict[str, Any]
+"""An image or an annotation, as the JSON has it."""
 
 
 @dataclass(slots=True)
@@ -106,7 +44,7 @@ class CocoSource:
         names: class id -> name.
         category_ids: category id of each class.
         label_format: which kinds of label to keep.
-        rules: classes and keypoints of the dataset.
+        rules: keypoints of the dataset.
         fraction: share of the images to use.
     """
 
@@ -122,9 +60,9 @@ class CocoSource:
         """Return a hash that changes with the JSON files and everything in the image folder."""
         digest = hashlib.blake2b(digest_size=16)
         for file in self.jsons:
-            stat = file.stat()
+            stat, folder = file.stat(), self.image_folder(file)
             digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-            digest.update(self._images(file).fingerprint().encode())
+            digest.update(list_files([folder], folder).fingerprint().encode())
         return digest.hexdigest()
 
     def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
@@ -136,24 +74,20 @@ class CocoSource:
         """
         for file in self.jsons:
             self._check_categories(file)
-            content = _load(file)
-            images, by_image = self._match(file, content, report)
-            chosen = [images[i] for i in evenly_spaced(len(images), self.fraction)]
-            reader = _Reader(file, self)
-            items = ((image, by_image.get(image["id"], [])) for image in chosen)
-            for image, problems in in_threads(reader.read, items, workers):
-                for problem in problems:
-                    report.add(problem)
-                if image is not None:
-                    yield image
+            content = read_json(file)
+            images = _images(file, content["images"], report)
+            objects = self._by_image(file, content["annotations"], images, report)
+            listed = sorted(images.values(), key=lambda image: image["file_name"])
+            chosen = [listed[i] for i in evenly_spaced(len(listed), self.fraction)]
+            folder = self.image_folder(file)
+            paths = [os.path.abspath(folder / image["file_name"]) for image in chosen]
+            known = [(image, objects.get(image["id"], [])) for image in chosen]
+            label = _Annotations(file, self).label
+            yield from scan_files(zip(paths, known, strict=True), label, report, workers)
 
     def image_folder(self, file: Path) -> Path:
         """Return the folder that the file names of one JSON refer to."""
         return self.folder if self.folder is not None else find_image_folder(file)
-
-    def _images(self, file: Path) -> FileList:
-        folder = self.image_folder(file)
-        return list_files([folder], folder)
 
     def _check_categories(self, file: Path) -> None:
         expected = {self.category_ids[i]: name for i, name in self.names.items()}
@@ -165,144 +99,143 @@ class CocoSource:
                 f"{odd[0]} ({odd[1]!r}); all splits need the same categories"
             )
 
-    def _match(
-        self, file: Path, content: dict[str, Any], report: ScanReport
-    ) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-        """Sort out the images, and the annotations of each."""
-        images: dict[int, dict[str, Any]] = {}
-        names: set[str] = set()
-        for image in content["images"]:
-            if (
-                not isinstance(image, dict)
-                or not _is_int(image.get("id"))
-                or not isinstance(image.get("file_name"), str)
-                or "\0" in image["file_name"]
-            ):
-                raise DataError(
-                    f"{file}: expected images with id and file_name, found {image!r:.80}"
-                )
-            if image["id"] in images or image["file_name"] in names:
-                reason = f"image id {image['id']} ({image['file_name']}) appears twice"
-                report.add(Problem(str(file), 0, reason, "duplicate"))
-                continue
-            images[image["id"]] = image
-            names.add(image["file_name"])
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        matched = 0
+    def _by_image(
+        self, file: Path, annotations: list[Any], images: Mapping[int, Entry], report: ScanReport
+    ) -> dict[int, list[Entry]]:
+        """Return the annotations of each image, by its id."""
+        found: dict[int, list[Entry]] = {}
         known = set(self.category_ids)
-        for entry in content["annotations"]:
+        for entry in annotations:
             if not isinstance(entry, dict):
                 raise DataError(f"{file}: expected annotations as objects, found {entry!r:.80}")
+            image: Any = entry.get("image_id")
+            category = entry.get("category_id")
             reason = ""
-            if not _is_int(entry.get("image_id")) or entry["image_id"] not in images:
-                reason = f"image_id {entry.get('image_id')!r} is none of the images"
-            elif not _is_int(entry.get("category_id")) or entry["category_id"] not in known:
-                reason = f"category_id {entry.get('category_id')!r} is none of the categories"
+            if not is_whole(image) or image not in images:
+                reason = f"image_id {image!r} is none of the images"
+            elif not is_whole(category) or category not in known:
+                reason = f"category_id {category!r} is none of the categories"
             if reason:
                 report.add(Problem(str(file), 0, f"annotation {entry.get('id')}: {reason}"))
-                continue
-            matched += 1
-            by_image.setdefault(entry["image_id"], []).append(entry)
-        if content["annotations"] and not matched:
+            else:
+                found.setdefault(image, []).append(entry)
+        if annotations and not found:
             raise DataError(
-                f"{file}: none of its {len(content['annotations'])} annotations fits an image and "
+                f"{file}: none of its {len(annotations)} annotations fits an image and "
                 "a category; check image_id and category_id"
             )
-        return sorted(images.values(), key=lambda image: image["file_name"]), by_image
+        return found
 
 
-class _Reader:
+def _images(file: Path, listed: list[Any], report: ScanReport) -> dict[int, Entry]:
+    """Return the images by their ids; of those that appear twice, the first."""
+    images: dict[int, Entry] = {}
+    names: set[str] = set()
+    for image in listed:
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str) or "\0" in name or not is_whole(image.get("id")):
+            raise DataError(f"{file}: expected images with id and file_name, found {image!r:.80}")
+        if image["id"] in images or name in names:
+            reason = f"image id {image['id']} ({name}) appears twice"
+            report.add(Problem(str(file), 0, reason, "duplicate"))
+        else:
+            images[image["id"]] = image
+            names.add(name)
+    return images
+
+
+class _Annotations:
     """Turns one image's annotations into instances; used from several threads."""
 
     def __init__(self, file: Path, source: CocoSource) -> None:
         self.file = str(file)
-        self.folder = source.image_folder(file)
         self.kinds = source.label_format.kinds
-        self.rules = source.rules
-        single = source.rules.single_cls
-        self.classes = {c: 0 if single else i for i, c in enumerate(source.category_ids)}
+        self.count = source.rules.kpt_shape[0] if source.rules.kpt_shape else 0
+        self.classes = {category: i for i, category in enumerate(source.category_ids)}
 
-    def read(
-        self, item: tuple[dict[str, Any], list[dict[str, Any]]]
-    ) -> tuple[LabelledImage | None, list[Problem]]:
-        image, annotations = item
-        path = os.path.abspath(self.folder / image["file_name"])
-        try:
-            shape = image_shape(path)
-        except (DataError, FileNotFoundError) as error:
-            return None, [Problem(path, 0, str(error).removeprefix(f"{path}: "), "image")]
-        stated = (image.get("height", shape[0]), image.get("width", shape[1]))
-        if stated != shape:
-            reason = (
-                f"the image is {shape[0]}x{shape[1]} pixels (h x w), {self.file} says "
+    def label(self, image: LabelledImage, known: tuple[Entry, list[Entry]]) -> list[Problem]:
+        """Fill in the id and the objects of an image.
+
+        Raises:
+            DataError: if the image isn't of the size that the JSON says.
+        """
+        entry, annotations = known
+        (height, width), image.image_id = image.shape, entry["id"]
+        stated = (entry.get("height", height), entry.get("width", width))
+        if stated != image.shape:
+            raise DataError(
+                f"{image.path}: the image is {height}x{width} pixels (h x w), {self.file} says "
                 f"{stated[0]}x{stated[1]}; its boxes would be misplaced"
             )
-            return None, [Problem(path, 0, reason, "image")]
         problems: list[Problem] = []
-        good: list[dict[str, Any]] = []
+        good: list[Entry] = []
         outlines: list[Polygon] = []
         corners: list[np.ndarray] = []
-        for entry in annotations:
-            reason = self._fault(entry, shape)
+        for found in annotations:
             try:
-                if not reason and self.kinds & {"polygons", "corners"}:
-                    outline = _outline(entry, shape)
+                self._check(found, image.shape)
+                if self.kinds & {"polygons", "corners"}:
+                    outline = _outline(found, image.shape)
                     if "corners" in self.kinds:
-                        corners.append(_corners(entry, outline))
+                        corners.append(_corners(found, outline))
                     outlines.append(outline)
+                good.append(found)
             except ValueError as error:
-                reason = str(error)
-            if reason:
-                problems.append(Problem(self.file, 0, f"annotation {entry.get('id')}: {reason}"))
-            else:
-                good.append(entry)
-        instances = self._instances(good, outlines, corners)
-        return LabelledImage(path, shape, instances, image["id"]), problems
+                reason = f"annotation {found.get('id')}: {error}"
+                problems.append(Problem(self.file, 0, reason))
+        if good:
+            image.instances = self._instances(good, outlines, corners)
+        return problems
 
-    def _fault(self, entry: dict[str, Any], shape: tuple[int, int]) -> str:
-        """Say why an annotation can't be used, or return an empty string."""
+    def _check(self, entry: Entry, shape: tuple[int, int]) -> None:
+        """Check box and keypoints.
+
+        Raises:
+            ValueError: saying what was expected and what was found; so do all functions below.
+        """
         box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            return f"expected bbox [left, top, width, height] of finite numbers, found {box!r:.80}"
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            raise ValueError(
+                f"expected bbox [left, top, width, height] of finite numbers, found {box!r:.80}"
+            )
         left, top, width, height = box
         if width <= 0 or height <= 0:
-            return f"expected a width and height above 0, found bbox {box}"
+            raise ValueError(f"expected a width and height above 0, found bbox {box}")
         if left >= shape[1] or top >= shape[0] or left + width <= 0 or top + height <= 0:
-            return f"bbox {box} lies outside the image of {shape[0]}x{shape[1]} pixels"
+            raise ValueError(f"bbox {box} lies outside the image of {shape[0]}x{shape[1]} pixels")
         if "keypoints" in self.kinds and "keypoints" in entry:
-            return self._keypoint_fault(entry["keypoints"], shape)
-        return ""
+            self._check_keypoints(entry["keypoints"], shape)
 
-    def _keypoint_fault(self, flat: Any, shape: tuple[int, int]) -> str:
-        """Say why x, y, visibility by turns can't be used, or return an empty string."""
-        count = self.rules.kpt_shape[0] * 3 if self.rules.kpt_shape else 0
-        if not isinstance(flat, list) or len(flat) != count or not all(map(_is_number, flat)):
+    def _check_keypoints(self, flat: Any, shape: tuple[int, int]) -> None:
+        """Check x, y, visibility by turns."""
+        if (
+            not isinstance(flat, list)
+            or len(flat) != 3 * self.count
+            or not all(map(is_number, flat))
+        ):
             found = f"{len(flat)} entries" if isinstance(flat, list) else f"{flat!r:.80}"
-            return (
-                f"expected {count} numbers in keypoints (x, y, visibility for each), found {found}"
+            raise ValueError(
+                f"expected {3 * self.count} numbers in keypoints (x, y, visibility for each), "
+                f"found {found}"
             )
         for k, (x, y, flag) in enumerate(zip(flat[0::3], flat[1::3], flat[2::3], strict=True)):
             if flag not in (0, 1, 2):
-                return f"expected the visibility of keypoint {k} as 0, 1 or 2, found {flag}"
+                raise ValueError(
+                    f"expected the visibility of keypoint {k} as 0, 1 or 2, found {flag}"
+                )
             shares = (x / shape[1], y / shape[0])
             if flag and not all(LOWEST <= share <= HIGHEST for share in shares):
-                return (
+                raise ValueError(
                     f"expected keypoint {k} inside the image of {shape[0]}x{shape[1]} pixels "
                     f"(h x w), found {x:g} {y:g}"
                 )
-        return ""
 
     def _instances(
-        self,
-        entries: list[dict[str, Any]],
-        outlines: list[Polygon],
-        corners: list[np.ndarray],
+        self, entries: list[Entry], outlines: list[Polygon], corners: list[np.ndarray]
     ) -> Instances:
-        if not entries:
-            return Instances.empty()
         ltwh = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
         area = [
-            entry["area"] if _is_number(entry.get("area")) else entry["bbox"][2] * entry["bbox"][3]
+            entry["area"] if is_number(entry.get("area")) else entry["bbox"][2] * entry["bbox"][3]
             for entry in entries
         ]
         extra: dict[str, Any] = {}
@@ -310,8 +243,8 @@ class _Reader:
             extra["polygons"] = outlines
         if "corners" in self.kinds:
             extra["corners"] = np.array(corners)
-        if "keypoints" in self.kinds and self.rules.kpt_shape:
-            absent = [0.0] * (3 * self.rules.kpt_shape[0])
+        if "keypoints" in self.kinds:
+            absent = [0.0] * (3 * self.count)
             flat = [entry.get("keypoints", absent) for entry in entries]
             extra["keypoints"] = np.array(flat, dtype=np.float64).reshape(len(flat), -1, 3)
         return Instances.from_boxes(
@@ -323,22 +256,14 @@ class _Reader:
         )
 
 
-def _outline(entry: dict[str, Any], shape: tuple[int, int]) -> Polygon:
-    """Return an annotation's rings; a crowd may go without.
-
-    Raises:
-        ValueError: saying what was expected and what was found.
-    """
+def _outline(entry: Entry, shape: tuple[int, int]) -> Polygon:
+    """Return an annotation's rings; a crowd may go without."""
     found = entry.get("segmentation")
     return coco_polygon(found, shape) if found or not entry.get("iscrowd") else []
 
 
-def _corners(entry: dict[str, Any], outline: Polygon) -> np.ndarray:
-    """Return the corners (4, 2) of the smallest rectangle around an outline, else of the bbox.
-
-    Raises:
-        ValueError: if the outline has no area.
-    """
+def _corners(entry: Entry, outline: Polygon) -> np.ndarray:
+    """Return the corners (4, 2) of the smallest rectangle around an outline, else of the bbox."""
     if not outline:  # a crowd
         left, top, width, height = entry["bbox"]
         outline = [box_corners(np.array([[left, top, left + width, top + height]]))[0]]
@@ -346,59 +271,3 @@ def _corners(entry: dict[str, Any], outline: Polygon) -> np.ndarray:
     if ring_area(corners) <= 1e-6:
         raise ValueError("expected an outline around an area, found all points on one line")
     return corners
-
-
-def _is_int(value: Any) -> bool:
-    # an id has to fit into the index's int64
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    # the bounds refuse nan, infinities, and whole numbers that no float holds
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15
-
-
-@contextmanager
-def _mapped(file: Path) -> Iterator[mmap.mmap]:
-    """Open a JSON file as bytes without reading it all."""
-    try:
-        with open(file, "rb") as stream:
-            if os.fstat(stream.fileno()).st_size == 0:
-                raise DataError(f"{file}: the file is empty; expected COCO JSON")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield data
-    except OSError as error:
-        raise DataError(f"{file}: can't be read: {error.strerror}") from error
-
-
-def _decode_list(data: mmap.mmap, start: int) -> list[Any]:
-    """Decode the JSON list at `start`; empty if it isn't whole within a megabyte."""
-    text = data[start : start + (1 << 20)].decode("utf-8", errors="ignore")
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _load(file: Path) -> dict[str, Any]:
-    """Parse a whole COCO JSON and check its three lists.
-
-    Raises:
-        DataError: naming file and line, or the key that is missing.
-    """
-    try:
-        content = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{file}: not a usable JSON file: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        found = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(found, list):
-            raise DataError(
-                f"{file}: expected COCO JSON with a list {key!r}, "
-                f"found {type(found if isinstance(content, dict) else content).__name__}"
-            )
-    checked: dict[str, Any] = content
-    return checked

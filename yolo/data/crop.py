@@ -58,12 +58,6 @@ def resize_smoothly(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
         resized = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
         return resized.reshape(*shape, image.shape[2])
-    planes = [
-        np.asarray(
-            Image.fromarray(image[..., i].astype(np.float32)).resize(
-                size, Image.Resampling.BILINEAR
-            )
-        )
-        for i in range(image.shape[2])
-    ]
-    return np.rint(np.stack(planes, axis=-1)).astype(image.dtype)
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(image.astype(np.float32), 2, 0)]
+    done = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes]
+    return np.rint(np.stack(done, axis=-1)).astype(image.dtype)

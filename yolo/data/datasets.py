@@ -15,7 +15,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 from yolo.cfg.load import read_yaml
 from yolo.data.class_folders import CLASSES, class_names, split_folders
 from yolo.data.coco import read_categories
-from yolo.data.keys import read_channels, read_keypoints, read_names, read_splits
+from yolo.data.keys import as_mapping, bad, read_channels, read_keypoints, read_names, read_splits
 from yolo.data.merge import merge
 from yolo.errors import DataError, MissingFileError, nearest
 from yolo.registry import Registry
@@ -43,7 +43,7 @@ GENERATOR_MODULES = ("yolo.data.shapes",)
 
 KEYS = frozenset(
     {"path", "train", "val", "validation", "test", "names", "nc", "channels", "images", "download"}
-    | {"kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas", "merge", "classes"}
+    | {"kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas", "merge", "classes", "others"}
 )
 
 
@@ -72,6 +72,7 @@ class DatasetSpec:
         download: the text of the `download` key, which is never run.
         items: Python objects: split -> sequence of items.
         parts: merged: the datasets, each with the class here of each of its classes, -1 for none.
+        ignore_others: merged: objects of class -1 are regions to ignore, and not left out.
         label: stands for the file in messages where there is none.
     """
 
@@ -90,6 +91,7 @@ class DatasetSpec:
     download: str | None = None
     items: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False, compare=False)
     parts: tuple[tuple[DatasetSpec, tuple[int, ...]], ...] = ()
+    ignore_others: bool = False
     label: str = MAPPING
 
     @property
@@ -127,6 +129,8 @@ class DatasetSpec:
         Raises:
             DataError: if the dataset doesn't have it.
         """
+        for part, _ in self.parts:
+            part.keypoint_shape()
         if self.kpt_shape is None:
             raise DataError(
                 f"{self.where}: expected the key 'kpt_shape', which labels with keypoints need, "
@@ -174,11 +178,7 @@ def read_dataset(
     if isinstance(data, DatasetSpec):
         return data
     again = partial(read_dataset, cache_dir=cache_dir, seed=seed, kinds=kinds, within=within)
-    if isinstance(data, list | tuple):
-        data = {"merge": data}
-    elif is_dataclass(data) and not isinstance(data, type):
-        pairs = [(f.name, getattr(data, f.name)) for f in fields(data)]
-        data = {name: value for name, value in pairs if value is not None}
+    data = {"merge": data} if isinstance(data, list | tuple) else as_mapping(data)
     if isinstance(data, Mapping):
         return _from_mapping(data, None, again, kinds)
     if not isinstance(data, str | Path):
@@ -186,10 +186,9 @@ def read_dataset(
             "data: expected a YAML or JSON file, a name, a mapping such as {'train': items, "
             f"'val': items, 'names': [...]}}, or a list of these, found {data!r:.80}"
         )
-    path = Path(data).expanduser()
+    path = Path(data).expanduser().absolute()
     if not path.exists():
         return _from_generator(str(data), cache_dir, seed, kinds)
-    path = path.absolute()
     if path.is_dir():
         found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         if CLASSES in kinds and (len(found) != 1 or (path / "train").is_dir()):
@@ -219,13 +218,11 @@ def recordable(data: Any) -> Any:
     """
     if isinstance(data, DatasetSpec):
         return str(data.file) if data.file else data.where
-    if is_dataclass(data) and not isinstance(data, type):
-        data = {f.name: getattr(data, f.name) for f in fields(data)}
+    data = as_mapping(data)
     if isinstance(data, Mapping):
+        counted = {k for k, v in data.items() if k in SPLIT_KEYS and _holds_items(v)}
         return {
-            str(key): {"objects": len(value)}
-            if key in SPLIT_KEYS and _holds_items(value)
-            else recordable(value)
+            str(key): {"objects": len(value)} if key in counted else recordable(value)
             for key, value in data.items()
         }
     return [recordable(item) for item in data] if isinstance(data, list | tuple) else data
@@ -294,7 +291,7 @@ def _from_mapping(
         if len(in_json) > 1:
             raise DataError(f"{where}: expected all splits as COCO JSON or none, found both")
         if in_json == {True}:
-            return _with_categories(DatasetSpec(names={}, **common), names, entries)
+            return _with_categories(DatasetSpec(names=names or {}, **common), entries)
     if names is None:
         raise DataError(f"{where}: expected the key 'names' (or at least 'nc'), found neither")
     return DatasetSpec(names=names, **common)
@@ -317,8 +314,8 @@ def _from_parts(
 ) -> DatasetSpec:
     """Read what `merge` and `classes` make of this dataset and others."""
     where = str(file) if file else MAPPING
-    own = {key: value for key, value in entries.items() if key not in {"merge", "classes"}}
-    parts = []
+    own = {k: v for k, v in entries.items() if k not in {"merge", "classes", "others"}}
+    parts: list[DatasetSpec] = []
     if own.keys() & SPLIT_KEYS:
         parts.append(_from_mapping(own, file, again, kinds))
     elif lost := sorted(own.keys() & KEYS - {"path", "download"}):
@@ -334,8 +331,8 @@ def _from_parts(
         part = again(entry)
         parts.append(part if part.file else replace(part, label=f"merge[{number}]"))
     if not parts:
-        raise DataError(f"{where}: merge: expected at least one dataset, found {listed!r:.80}")
-    return merge(parts, entries.get("classes"), where, file)
+        raise bad(where, "merge", "at least one dataset", listed)
+    return merge(parts, entries, where, file)
 
 
 def _with_class_folders(spec: DatasetSpec, entries: Mapping[str, Any]) -> DatasetSpec:
@@ -354,16 +351,13 @@ def _with_class_folders(spec: DatasetSpec, entries: Mapping[str, Any]) -> Datase
     return replace(spec, kind=CLASSES)
 
 
-def _with_categories(
-    spec: DatasetSpec, names: dict[int, str] | None, entries: Mapping[str, Any]
-) -> DatasetSpec:
+def _with_categories(spec: DatasetSpec, entries: Mapping[str, Any]) -> DatasetSpec:
     """Complete a COCO dataset: classes from its categories, and where its images are."""
-    file = next(
-        (paths[0] for paths in spec.splits.values() if paths[0].exists()), spec.sources("train")[0]
-    )
+    there = [paths[0] for paths in spec.splits.values() if paths[0].exists()]
+    file = (there or spec.sources("train"))[0]
     categories = read_categories(file)
     ids = {name: number for number, name in categories.items()}
-    order = list(categories.values()) if names is None else list(names.values())
+    order = list(spec.names.values()) or list(categories.values())
     if sorted(order) != sorted(categories.values()) or len(ids) != len(order):
         odd = sorted(set(order) ^ set(ids)) or sorted(order)
         raise DataError(
@@ -393,7 +387,7 @@ def _find_root(entries: Mapping[str, Any], file: Path | None, where: str) -> Pat
     if given is None:
         return base
     if not isinstance(given, str | Path) or "://" in str(given):
-        raise DataError(f"{where}: path: expected a folder, found {given!r:.80}")
+        raise bad(where, "path", "a folder", given)
     given = Path(given).expanduser()
     tried = list(dict.fromkeys([base / given, Path.cwd() / given]))
     for folder in tried:

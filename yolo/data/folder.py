@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A YOLO dataset on disk: image folders, image lists and the label file beside each image.
+"""Images on disk: folders, lists, and the label file beside each image.
 
 Listing asks each folder once for names, sizes and times; these make the label cache's key, so a
 warm start opens no label and no image.
@@ -8,26 +8,19 @@ warm start opens no label and no image.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from yolo.data.images import ARRAY_SUFFIX, IMAGE_SUFFIXES, image_shape
+from yolo.data.images import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from yolo.data.labels import LabelFormat, LabelledImage, LabelRules, parse_labels, to_pixels
+from yolo.data.mask_files import read_mask_labels
 from yolo.data.report import Problem, ScanReport
-from yolo.data.sample import Instances
+from yolo.data.scan import Label, evenly_spaced, scan_files
 from yolo.errors import DataError
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 Stat = tuple[int, int]
 """Size in bytes and modification time in ns."""
@@ -48,6 +41,11 @@ class FileList:
     paths: list[str]
     stats: np.ndarray
     problems: list[Problem] = field(default_factory=list)
+
+    def part(self, fraction: float) -> FileList:
+        """Return a share of the images, spread evenly, with all findings."""
+        rows = evenly_spaced(len(self.paths), fraction)
+        return FileList([self.paths[i] for i in rows], self.stats[rows], self.problems)
 
     def fingerprint(self) -> str:
         """Return a hash that changes with any file of the list."""
@@ -103,55 +101,17 @@ def list_files(sources: Sequence[Path], root: Path) -> FileList:
     return FileList([entry[0] for entry in entries], table, problems)
 
 
-def evenly_spaced(count: int, fraction: float) -> np.ndarray:
-    """Choose a share of 0..count-1, spread over the whole range, at least one.
-
-    The first part of a sorted list is often one scene or one class; a spread choice isn't, and it
-    is as repeatable.
-
-    Args:
-        count: how many there are.
-        fraction: the share to choose, above 0, at most 1.
-    """
-    if fraction >= 1 or count == 0:
-        return np.arange(count)
-    chosen = max(1, round(count * fraction))
-    return np.arange(chosen) * count // chosen
-
-
-def in_threads(
-    work: Callable[[T], R], items: Iterable[T], workers: int, chunk: int = 64
-) -> Iterator[R]:
-    """Map `work` over items in threads, results in the order of the items.
-
-    Threads, not processes: opening files is what takes the time.
-    """
-    listed = list(items)
-    if workers < 2 or len(listed) <= chunk:
-        yield from map(work, listed)
-        return
-    pieces = [listed[i : i + chunk] for i in range(0, len(listed), chunk)]
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="yolo-scan")
-    try:
-        for results in pool.map(lambda piece: [work(item) for item in piece], pieces):
-            yield from results
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 @dataclass(slots=True)
-class FolderSource:
-    """Images with label text files, ready to be scanned.
+class FileSource:
+    """Images on disk, ready to be scanned.
 
     Attributes:
         files: the images, as listed.
-        label_format: what a label row means.
-        rules: classes and keypoints of the dataset.
+        label: fills in an image's objects; it is told the size of the label file, -1 for none.
     """
 
     files: FileList
-    label_format: LabelFormat
-    rules: LabelRules
+    label: Label[int]
 
     def fingerprint(self) -> str:
         """Return a hash that changes with any image, label or list entry."""
@@ -162,29 +122,25 @@ class FolderSource:
         for problem in self.files.problems:
             report.add(problem)
         items = zip(self.files.paths, self.files.stats[:, 2].tolist(), strict=True)
-        for image, problems in in_threads(self._read, items, workers):
-            for problem in problems:
-                report.add(problem)
-            if image is not None:
-                yield image
+        yield from scan_files(items, self.label, report, workers)
 
-    def _read(self, item: tuple[str, int]) -> tuple[LabelledImage | None, list[Problem]]:
-        path, label_size = item
+
+def label_reader(label_format: LabelFormat, rules: LabelRules) -> Label[int]:
+    """Return what reads an image's label file: rows of text, or a mask (`yolo.data.mask_files`)."""
+
+    def label(image: LabelledImage, size: int) -> list[Problem]:
+        file = label_path(image.path)
         try:
-            shape = image_shape(path)
-        except (DataError, FileNotFoundError) as error:
-            return None, [Problem(path, 0, str(error).removeprefix(f"{path}: "), "image")]
-        if label_size <= 0:
-            return LabelledImage(path, shape, Instances.empty()), []
-        label = label_path(path)
-        try:
-            data = Path(label).read_bytes()
+            data = Path(file).read_bytes() if size > 0 else b""
+        except FileNotFoundError:
+            return read_mask_labels(f"{file[:-4]}.png", image, label_format.kinds, rules)
         except OSError as error:
-            return LabelledImage(path, shape, Instances.empty()), [
-                Problem(label, 0, f"the label can't be read: {error.strerror}")
-            ]
-        instances, problems = parse_labels(data, label, self.label_format, self.rules)
-        return LabelledImage(path, shape, to_pixels(instances, shape)), problems
+            return [Problem(file, 0, f"the label can't be read: {error.strerror}")]
+        instances, problems = parse_labels(data, file, label_format, rules)
+        image.instances = to_pixels(instances, image.shape)
+        return problems
+
+    return label
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -231,7 +187,7 @@ def _list_folder(
     folder: str, listed: dict[str, tuple[str, int]] | None, problems: list[Problem]
 ) -> list[tuple[str, Stat, Stat]]:
     """List one folder: (image path, its stat, its label's stat), all images or the listed ones."""
-    images, beside = _scan_folder(folder)
+    images, labels = _scan_folder(folder)
     stems = {os.path.splitext(name)[0] for name in images}
     if listed is not None:
         for name in sorted(set(listed) - set(images)):
@@ -240,11 +196,15 @@ def _list_folder(
             problems.append(Problem(file, line, reason, "image"))
         images = {name: images[name] for name in images if name in listed}
     label_folder = os.path.dirname(label_path(os.path.join(folder, "x.jpg")))
-    labels = beside if label_folder == folder else _scan_folder(label_folder)[1]
+    masks: dict[str, Stat] = {}
+    if label_folder != folder:
+        pictures, labels = _scan_folder(label_folder)
+        masks = {name[:-4]: stat for name, stat in pictures.items() if name.endswith(".png")}
     for stem in sorted(set(labels) - stems):
         path = os.path.join(label_folder, f"{stem}.txt")
         if _looks_like_label(path):
             problems.append(Problem(path, 0, f"no image {stem}.* in {folder}", "orphan"))
+    labels = {**masks, **labels}
     return [
         (os.path.join(folder, name), stat, labels.get(os.path.splitext(name)[0], NO_LABEL))
         for name, stat in images.items()
@@ -262,10 +222,9 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
         return images, texts
     with entries:
         for entry in entries:
-            name = entry.name
-            stem, suffix = os.path.splitext(name)
+            stem, suffix = os.path.splitext(entry.name)
             suffix = suffix.lower()
-            if name[0] == "." or suffix not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
+            if stem[0] == "." or suffix not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
                 continue
             try:
                 found = entry.stat()
@@ -274,17 +233,11 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
             stat = (found.st_size, found.st_mtime_ns)
             if suffix == ".txt":
                 texts[stem] = stat
-            elif suffix == ARRAY_SUFFIX:
-                arrays[name] = stat
             else:
-                images[name] = stat
-    if arrays:  # an image, too, but not beside a picture of its name: others keep caches so
-        pictures = {os.path.splitext(name)[0] for name in images}
-        images.update(
-            (name, stat)
-            for name, stat in arrays.items()
-            if os.path.splitext(name)[0] not in pictures
-        )
+                (arrays if suffix == ARRAY_SUFFIX else images)[entry.name] = stat
+    # An array is an image, too, but not beside a picture of its name: others keep caches so.
+    pictures = {os.path.splitext(name)[0] for name in images} if arrays else set()
+    images |= {name: stat for name, stat in arrays.items() if name[:-4] not in pictures}
     return images, texts
 
 

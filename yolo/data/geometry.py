@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -98,6 +99,8 @@ def clip_ring(ring: np.ndarray, rect: Rect) -> np.ndarray:
 
     Source: Sutherland and Hodgman, Reentrant polygon clipping, CACM 17(1), 1974.
     """
+    if (ring.min(0) >= rect[:2]).all() and (ring.max(0) <= rect[2:]).all():
+        return ring
     for axis, limit, sign in ((0, rect[0], 1), (1, rect[1], 1), (0, rect[2], -1), (1, rect[3], -1)):
         distance = sign * (ring[:, axis] - limit)
         inside = distance >= 0
@@ -116,13 +119,6 @@ def clip_ring(ring: np.ndarray, rect: Rect) -> np.ndarray:
     return ring[:0] if flat else ring
 
 
-def _holds(ring: np.ndarray, rect: Rect) -> bool:
-    low, high = ring.min(0), ring.max(0)
-    return bool(
-        low[0] >= rect[0] and low[1] >= rect[1] and high[0] <= rect[2] and high[1] <= rect[3]
-    )
-
-
 def ring_area(ring: np.ndarray) -> float:
     """Return the area of a closed ring (P, 2) that doesn't cross itself."""
     x, y = ring.T
@@ -131,8 +127,8 @@ def ring_area(ring: np.ndarray) -> float:
 
 def clip_polygon(polygon: Polygon, rect: Rect) -> Polygon:
     """Cut every ring of one instance to a rectangle; rings with nothing left vanish."""
-    rings = [ring if _holds(ring, rect) else clip_ring(ring, rect) for ring in polygon]
-    return [ring for ring in rings if len(ring)]
+    cut = (clip_ring(ring, rect) for ring in polygon)
+    return [ring for ring in cut if len(ring)]
 
 
 def punch_polygon(polygon: Polygon, rect: Rect) -> Polygon:
@@ -165,17 +161,6 @@ def smallest_rectangle(points: np.ndarray) -> np.ndarray:
     edges = np.roll(hull, -1, 0) - hull
     angles = np.arctan2(edges[:, 1], edges[:, 0])
     return xywhr_to_corners(enclosing_rectangle(points, angles))
-
-
-def shrink_oriented(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the corners (4, 2) of an oriented box cut down to what is left of it.
-
-    Args:
-        corners: (4, 2) before.
-        points: (P, 2) of what is left.
-    """
-    angle = corners_to_xywhr(corners)[4:]
-    return xywhr_to_corners(enclosing_rectangle(points, angle))
 
 
 def warp_instances(
@@ -219,15 +204,9 @@ def _map_rings(polygons: list[Polygon], matrix: np.ndarray) -> list[Polygon]:
     if not rings:
         return [list(polygon) for polygon in polygons]
     points = warp_points(np.concatenate(rings), matrix)
-    moved: list[Polygon] = []
-    start = 0
-    for polygon in polygons:
-        parts = []
-        for ring in polygon:
-            parts.append(points[start : start + len(ring)])
-            start += len(ring)
-        moved.append(parts)
-    return moved
+    edges = np.cumsum([0, *map(len, rings)]).tolist()
+    parts = (points[start:stop] for start, stop in pairwise(edges))
+    return [[next(parts) for _ in polygon] for polygon in polygons]
 
 
 def clip_instances(instances: Instances, rect: Rect) -> Instances:
@@ -239,9 +218,9 @@ def clip_instances(instances: Instances, rect: Rect) -> Instances:
     object.)
     """
     boxes = clip_boxes(instances.boxes, rect)
-    if instances.polygons is None and instances.keypoints is None and instances.corners is None:
-        return replace(instances, boxes=boxes)
     cut = replace(instances, boxes=boxes)
+    if instances.polygons is None and instances.keypoints is None and instances.corners is None:
+        return cut
     x0, y0, x1, y1 = rect
     if instances.keypoints is not None and len(instances):
         cut.keypoints = instances.keypoints.copy()
@@ -291,7 +270,8 @@ def _cut_outlines(
         points = np.concatenate(left)
         cut.boxes[row] = [*points.min(0), *points.max(0)]
         if cut.corners is not None:
-            cut.corners[row] = shrink_oriented(cut.corners[row], points)
+            angle = corners_to_xywhr(cut.corners[row])[4:]
+            cut.corners[row] = xywhr_to_corners(enclosing_rectangle(points, angle))
 
 
 def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.ndarray]:

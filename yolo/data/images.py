@@ -12,8 +12,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -75,13 +76,8 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         DataError: if it is empty, no image, too large, or ends early.
     """
     name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            return _inspect(file, name).shape
-    except FileNotFoundError:
-        raise MissingFileError(f"{name}: no such image") from None
-    except OSError as error:
-        raise DataError(f"{name}: can't be read: {error}") from error
+    with _opened(name) as file:
+        return _inspect(file, name).shape
 
 
 def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> np.ndarray:
@@ -106,12 +102,8 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> np.
         name, data = "image bytes", source
     else:
         name = os.fspath(source)
-        try:
-            data = Path(name).read_bytes()
-        except FileNotFoundError:
-            raise MissingFileError(f"{name}: no such image") from None
-        except OSError as error:
-            raise DataError(f"{name}: can't be read: {error}") from error
+        with _opened(name) as file:
+            data = file.read()
     header = _inspect(io.BytesIO(data), name)
     image = _decode(data, header, channels, name)
     if image.dtype not in (np.uint8, np.uint16):
@@ -163,6 +155,17 @@ def to_bgr8(image: np.ndarray) -> np.ndarray:
     if image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     return image[:, :, :3]
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    try:
+        with open(name, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise MissingFileError(f"{name}: no such image") from None
+    except OSError as error:
+        raise DataError(f"{name}: can't be read: {error}") from error
 
 
 def _decode(data: bytes, header: Header, channels: int, name: str) -> np.ndarray:

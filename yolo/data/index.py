@@ -19,7 +19,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -196,10 +196,15 @@ class LabelIndex:
             values["polygons"] = self._polygons(start, end)
         return Instances(**values)
 
+    def objects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the image (m,) and the class (m,) of each object, ignore regions left out."""
+        real = ~self.arrays["ignore"]
+        images = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        return images[real], self.arrays["classes"][real]
+
     def class_counts(self) -> np.ndarray:
         """Return (num_classes,) int64 counts of the objects, ignore regions left out."""
-        counted = self.arrays["classes"][~self.arrays["ignore"]]
-        return np.bincount(counted, minlength=self.num_classes)
+        return np.bincount(self.objects()[1], minlength=self.num_classes)
 
     def _polygons(self, start: int, end: int) -> list[list[np.ndarray]]:
         points, rings, objects = (self.arrays[name] for name in POLYGONS)
@@ -229,7 +234,7 @@ def build_index(
         split: "train", "val" or "test".
         label_format: what a label row means; a class is called without arguments.
         cache_dir: where label caches live; None keeps the index in memory.
-        single_cls: all objects get class 0, named "item".
+        single_cls: all objects get class 0, named "item", whatever id their labels have.
         classes: keep the objects of these class ids only; ids stay as they are.
         fraction: share of the images, spread evenly over the sorted list.
         strict: stop at the first problem.
@@ -256,11 +261,17 @@ def build_index(
         "kpt_oks_sigmas": spec.kpt_oks_sigmas if posed else None,
     }
     folder = None
-    fingerprint = source.fingerprint()
+    fingerprint = None if cache_dir is None else source.fingerprint()
     if cache_dir is not None and fingerprint is not None:
         # names decide the meaning of ids, so the originals count even when single_cls hides them
-        key = [meta, list(spec.names.items()), spec.category_ids, label_format.name, single_cls]
-        key.append(spec.kpt_shape)  # decides how wide a row is, whatever is kept of it
+        key: list[Any] = [
+            meta,
+            list(spec.names.items()),
+            spec.category_ids,
+            label_format.name,
+            single_cls,
+        ]
+        key += [sorted(label_format.kinds), spec.kpt_shape]  # the shape says how wide a row is
         text = json.dumps([key, chosen, fraction, split, fingerprint])
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         folder = Path(cache_dir).absolute() / f"labels-{split}-{digest}"
@@ -271,12 +282,24 @@ def build_index(
                 raise DataError(f"{report.problems[0]} (strict=True stops at the first problem)")
             return index, report
     report = ScanReport(split, strict=strict)
-    images = source.scan(report, workers or _threads())
+    images = _chosen(source.scan(report, workers or _threads()), chosen, single_cls)
     if CLASSES in label_format.kinds:  # an image of no class that counts is no background
-        images = (image for image in images if len(_chosen(image.instances, chosen)))
-    index = _collect(images, chosen, meta, report)
+        images = (image for image in images if len(image.instances))
+    index = _collect(images, meta, report)
     _check_result(index, report, spec, split)
     return (index if folder is None else index.save(folder)), report
+
+
+def _chosen(
+    images: Iterator[LabelledImage], classes: list[int] | None, single_cls: bool
+) -> Iterator[LabelledImage]:
+    """Keep the objects of the chosen classes, or all; then make one class of them if asked to."""
+    for image in images:
+        if classes is not None:
+            image.instances = image.instances.select(np.isin(image.instances.classes, classes))
+        if single_cls:
+            image.instances.classes = np.zeros_like(image.instances.classes)
+        yield image
 
 
 def _check_options(
@@ -323,60 +346,11 @@ def _threads() -> int:
     return max(1, min(8, usable or 1))
 
 
-@dataclass(slots=True)
-class _Columns:
-    """Growing columns: small parts by name, joined once at the end."""
-
-    parts: dict[str, list[np.ndarray]]
-
-    def add(self, instances: Instances) -> None:
-        for item in fields(Instances):
-            value = getattr(instances, item.name)
-            if value is None:
-                continue
-            if isinstance(value, list):
-                rings = [ring for polygon in value for ring in polygon]
-                points = np.concatenate(rings) if rings else np.zeros((0, 2))
-                flat = (
-                    points,
-                    np.array([len(r) for r in rings]),
-                    np.array([len(p) for p in value]),
-                )
-                for name, part in zip(POLYGONS, flat, strict=True):
-                    self.parts.setdefault(name, []).append(part)
-            else:
-                self.parts.setdefault(item.name, []).append(value)
-
-    def join(self) -> dict[str, np.ndarray]:
-        empty = Instances.empty()
-        self.add(empty)
-        joined = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-        for name in POLYGONS[1:]:
-            if name in joined:
-                joined[name] = _edges(joined[name])
-        return joined
-
-
-def _edges(counts: np.ndarray | list[int]) -> np.ndarray:
-    """Turn k counts into k + 1 offsets."""
-    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
-
-
-def _chosen(instances: Instances, classes: list[int] | None) -> Instances:
-    """Return the objects of the chosen classes."""
-    if classes is None or not len(instances):
-        return instances
-    return instances.select(np.isin(instances.classes, classes))
-
-
 def _collect(
-    images: Iterator[LabelledImage],
-    classes: list[int] | None,
-    meta: dict[str, Any],
-    report: ScanReport,
+    images: Iterator[LabelledImage], meta: dict[str, Any], report: ScanReport
 ) -> LabelIndex:
-    """Flatten labelled images into an index, keeping the chosen classes only."""
-    columns = _Columns({})
+    """Flatten labelled images into an index: parts of columns by name, joined at the end."""
+    parts: dict[str, list[np.ndarray]] = {}
     paths: list[bytes] = []
     shapes: list[tuple[int, int]] = []
     counts: list[int] = []
@@ -384,28 +358,48 @@ def _collect(
     sequences: list[Sequence[Any]] = []
     items: list[tuple[int, int]] = []
     for image in images:
-        instances = _chosen(image.instances, classes)
         paths.append(os.fsencode(image.path))
         shapes.append(image.shape)
-        counts.append(len(instances))
+        counts.append(len(image.instances))
         if image.image_id is not None:
             image_ids.append(image.image_id)
         if image.item is not None and (not sequences or sequences[-1] is not image.item[0]):
             sequences.append(image.item[0])
         items.append((-1, 0) if image.item is None else (len(sequences) - 1, image.item[1]))
-        if len(instances):
-            columns.add(instances)
-    arrays = columns.join()
+        if counts[-1]:
+            _add(parts, image.instances)
+    _add(parts, Instances.empty())
+    arrays = {name: np.concatenate(listed) for name, listed in parts.items()}
+    for name in POLYGONS[1:]:
+        if name in arrays:
+            arrays[name] = _edges(arrays[name])
     arrays["paths"] = np.frombuffer(b"".join(paths), dtype=np.uint8)
     arrays["path_offsets"] = _edges([len(path) for path in paths])
     arrays["shapes"] = np.array(shapes, dtype=np.int32).reshape(-1, 2)
     arrays["offsets"] = _edges(counts)
     if image_ids:
         arrays["image_ids"] = np.array(image_ids, dtype=np.int64)
-    report.images = len(paths)
-    report.background = counts.count(0)
-    report.objects = sum(counts)
-    report.ignored = int(arrays["ignore"].sum())
     if sequences:
         arrays["items"] = np.array(items, dtype=np.int64)
+    report.images, report.background, report.objects = len(paths), counts.count(0), sum(counts)
+    report.ignored = int(arrays["ignore"].sum())
     return LabelIndex(arrays, {**meta, "report": report.to_dict()}, sequences=sequences)
+
+
+def _add(parts: dict[str, list[np.ndarray]], instances: Instances) -> None:
+    """Add what instances carry to the columns; of outlines, points and counts of them."""
+    for item in fields(Instances):
+        value = getattr(instances, item.name)
+        columns = {} if value is None else {item.name: value}
+        if isinstance(value, list):
+            rings = [ring for polygon in value for ring in polygon]
+            points = np.concatenate(rings) if rings else np.zeros((0, 2))
+            lengths = np.array([len(r) for r in rings]), np.array([len(p) for p in value])
+            columns = dict(zip(POLYGONS, (points, *lengths), strict=True))
+        for name, column in columns.items():
+            parts.setdefault(name, []).append(column)
+
+
+def _edges(counts: np.ndarray | list[int]) -> np.ndarray:
+    """Turn k counts into k + 1 offsets."""
+    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +21,38 @@ def read_names(entries: Mapping[str, Any], where: str) -> dict[int, str] | None:
         DataError: naming `where` and the key; so do all functions here.
     """
     names, count = entries.get("names"), entries.get("nc")
-    if count is not None and (not _is_whole(count) or count < 1):
-        raise DataError(f"{where}: nc: expected a number of classes from 1 on, found {count!r}")
+    if count is not None and (not is_whole(count) or count < 1):
+        raise bad(where, "nc", "a number of classes from 1 on", count)
     if names is None:
         return None if count is None else {i: f"class_{i}" for i in range(count)}
     if isinstance(names, list | tuple):
         names = dict(enumerate(names))
     if not isinstance(names, Mapping) or not names:
-        raise DataError(f"{where}: names: expected a list or id: name pairs, found {names!r:.80}")
+        raise bad(where, "names", "a list or id: name pairs", names)
     try:
-        ids = sorted(int(key) for key in names)
+        by_id = {int(key): name for key, name in names.items()}
     except (TypeError, ValueError):
+        raise bad(where, "names", "whole numbers as ids", names) from None
+    if sorted(by_id) != list(range(len(names))):
         raise DataError(
-            f"{where}: names: expected whole numbers as ids, found {names!r:.80}"
-        ) from None
-    if ids != list(range(len(names))):
-        raise DataError(
-            f"{where}: names: expected the ids 0 to {len(names) - 1}, found {ids[0]} to {ids[-1]} "
-            f"({len(names)} names)"
+            f"{where}: names: expected the ids 0 to {len(names) - 1}, found {min(by_id)} to "
+            f"{max(by_id)} ({len(names)} names)"
         )
-    for key, name in names.items():
+    for i, name in by_id.items():
         if isinstance(name, bool) or not isinstance(name, str | int | float):
-            raise DataError(
-                f"{where}: names: {key}: expected text, found {name!r}; put it in quotes"
-            )
+            raise DataError(f"{where}: names: {i}: expected text, found {name!r}; put it in quotes")
     if count is not None and count != len(names):
         raise DataError(
             f"{where}: nc is {count}, but `names` holds {len(names)}; correct one or leave nc out"
         )
-    return {i: str(name) for i, name in sorted((int(key), name) for key, name in names.items())}
+    return {i: str(name) for i, name in sorted(by_id.items())}
 
 
 def read_channels(entries: Mapping[str, Any], where: str) -> int:
     """Return how many channels the images have; 3 where nothing is said."""
     channels = entries.get("channels", 3)
-    if not _is_whole(channels) or channels < 1:
-        raise DataError(f"{where}: channels: expected a whole number from 1 on, found {channels!r}")
+    if not is_whole(channels) or channels < 1:
+        raise bad(where, "channels", "a whole number from 1 on", channels)
     return int(channels)
 
 
@@ -64,47 +61,35 @@ def read_keypoints(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
     shape = entries.get("kpt_shape")
     if shape is None:
         return {}
-    if (
-        not isinstance(shape, list | tuple)
-        or len(shape) != 2
-        or not all(map(_is_whole, shape))
-        or shape[0] < 1
-        or shape[1] not in (2, 3)
-    ):
-        raise DataError(
-            f"{where}: kpt_shape: expected [number of keypoints, 2 or 3], found {shape!r}"
-        )
-    count = shape[0]
-    found: dict[str, Any] = {"kpt_shape": (count, shape[1])}
+    pair = shape if isinstance(shape, list | tuple) and len(shape) == 2 else (0, 0)
+    if not all(map(is_whole, pair)) or pair[0] < 1 or pair[1] not in (2, 3):
+        raise bad(where, "kpt_shape", "[number of keypoints, 2 or 3]", shape)
+    count = pair[0]
+    found: dict[str, Any] = {"kpt_shape": tuple(pair)}
     flip = entries.get("flip_idx")
     if flip is not None:
-        if not isinstance(flip, list | tuple) or sorted(map(str, flip)) != sorted(
-            map(str, range(count))
-        ):
-            raise DataError(
-                f"{where}: flip_idx: expected each of 0 to {count - 1} once, found {flip!r}"
-            )
+        words = list(map(str, flip)) if isinstance(flip, list | tuple) else []
+        if sorted(words) != sorted(map(str, range(count))):
+            raise bad(where, "flip_idx", f"each of 0 to {count - 1} once", flip)
         found["flip_idx"] = pairs = tuple(map(int, flip))
-        odd = next((i for i in range(count) if pairs[pairs[i]] != i), None)
-        if odd is not None:
-            raise DataError(
-                f"{where}: flip_idx: expected pairs that change places, found {odd} -> {pairs[odd]}"
-                f" -> {pairs[pairs[odd]]}"
-            )
+        for i, j in enumerate(pairs):
+            if pairs[j] != i:
+                chain = f"{i} -> {j} -> {pairs[j]}"
+                raise DataError(
+                    f"{where}: flip_idx: expected pairs that change places, found {chain}"
+                )
     sigmas = entries.get("kpt_oks_sigmas")
     if sigmas is not None:
-        numbers = [s for s in sigmas if _is_positive(s)] if isinstance(sigmas, list | tuple) else []
-        if len(numbers) != count or len(sigmas) != count:
-            raise DataError(
-                f"{where}: kpt_oks_sigmas: expected {count} numbers above 0, found {sigmas!r}"
-            )
-        found["kpt_oks_sigmas"] = tuple(map(float, numbers))
+        listed = sigmas if isinstance(sigmas, list | tuple) else []
+        if len(listed) != count or not all(is_number(s) and s > 0 for s in listed):
+            raise bad(where, "kpt_oks_sigmas", f"{count} numbers above 0", sigmas)
+        found["kpt_oks_sigmas"] = tuple(map(float, listed))
     names = entries.get("kpt_names")
     if names is not None:
         by_class = names if isinstance(names, Mapping) else {0: names}
         for key, listed in by_class.items():
             if not isinstance(listed, list | tuple) or len(listed) != count:
-                raise DataError(f"{where}: kpt_names: {key}: expected {count} names of keypoints")
+                raise bad(where, f"kpt_names: {key}", f"{count} names of keypoints", listed)
         found["kpt_names"] = {int(k): tuple(map(str, v)) for k, v in by_class.items()}
     return found
 
@@ -147,9 +132,24 @@ def read_splits(
     return splits
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def as_mapping(value: Any) -> Any:
+    """Return a dataclass's fields that aren't None by their names; anything else as it is."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    pairs = ((f.name, getattr(value, f.name)) for f in fields(value))
+    return {name: found for name, found in pairs if found is not None}
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
+def bad(where: str, key: str, expected: str, found: Any) -> DataError:
+    """Return the error about the value of a key."""
+    return DataError(f"{where}: {key}: expected {expected}, found {found!r:.80}")
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whole numbers of 64 bits, which an array can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """Tell numbers, without nan, infinities, and whole numbers that no float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15

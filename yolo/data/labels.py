@@ -35,14 +35,17 @@ class LabelRules:
     """What a dataset fixes for its rows.
 
     Attributes:
-        num_classes: class ids are 0..num_classes-1.
+        num_classes: class ids are 0..num_classes-1; None: they aren't checked.
         kpt_shape: (K, D), or None where rows carry no keypoints.
-        single_cls: every class id counts as 0 and isn't checked.
     """
 
-    num_classes: int
+    num_classes: int | None
     kpt_shape: tuple[int, int] | None = None
-    single_cls: bool = False
+
+    def known(self, ids: np.ndarray) -> np.ndarray:
+        """Tell which class ids the dataset has."""
+        most = np.inf if self.num_classes is None else self.num_classes
+        return np.asarray((ids >= 0) & (ids < most))
 
 
 @dataclass(slots=True)
@@ -125,10 +128,8 @@ class BoxLabels:
             return
         yield outside(rows[:, 1:])
         size = polygon_boxes(rows)
-        yield (
-            np.any(size[:, 2:] <= size[:, :2], axis=1),
-            "expected a polygon with an extent in both directions, found one without",
-        )
+        flat = np.any(size[:, 2:] <= size[:, :2], axis=1)
+        yield flat, "expected a polygon with an extent in both directions, found one without"
 
     def decode(self, rows: np.ndarray, rules: LabelRules) -> Instances:
         """Return the boxes, xyxy in shares of the image."""
@@ -156,10 +157,9 @@ def parse_labels(
         reason = "expected UTF-8 text, found UTF-16; save the file as UTF-8"
         return Instances.empty(), [Problem(file, 1, reason)]
     lines, rows, problems = _numbers(data.removeprefix(b"\xef\xbb\xbf"), file)
-    widths = {len(row) for row in rows}
     parts: list[Instances] = []
     order: list[np.ndarray] = []
-    for width in sorted(widths):
+    for width in sorted(set(map(len, rows))):
         at = np.array([i for i, row in enumerate(rows) if len(row) == width])
         if not label_format.accepts(width, rules):
             reason = f"expected {label_format.expected(rules)}, found {width} columns"
@@ -172,11 +172,10 @@ def parse_labels(
             parts.append(label_format.decode(table[good], rules))
             order.append(at[good])
     problems.sort(key=lambda problem: problem.line)
-    if not parts:
-        return Instances.empty(), problems
-    if len(parts) == 1:
-        return parts[0], problems
-    return Instances.concatenate(parts).select(np.argsort(np.concatenate(order))), problems
+    instances = parts[0] if parts else Instances.empty()
+    if len(parts) > 1:
+        instances = Instances.concatenate(parts).select(np.argsort(np.concatenate(order)))
+    return instances, problems
 
 
 def to_pixels(instances: Instances, shape: tuple[int, int]) -> Instances:
@@ -217,10 +216,8 @@ def box_faults(cxcywh: np.ndarray) -> Iterator[Fault]:
     """Check (n, 4) centre boxes in shares of the image."""
     yield np.any(cxcywh[:, 2:] < 0, axis=1), "expected a width and height above 0, found {row}"
     yield outside(cxcywh)
-    yield (
-        np.any(cxcywh[:, 2:] == 0, axis=1),
-        "expected a width and height above 0, found a zero: {row}",
-    )
+    empty = np.any(cxcywh[:, 2:] == 0, axis=1)
+    yield empty, "expected a width and height above 0, found a zero: {row}"
 
 
 def outside(shares: np.ndarray) -> Fault:
@@ -278,32 +275,21 @@ def _not_numbers(text: bytes) -> str:
 def _check(
     table: np.ndarray, label_format: LabelFormat, rules: LabelRules
 ) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
-    """Find the good rows of an (n, columns) matrix; single_cls ids are zeroed in place.
+    """Find the good rows of an (n, columns) matrix.
 
     Returns:
         (n,) bool mask of good rows, and (row, reason, kind) for the others, each named once.
     """
     good = np.ones(len(table), dtype=bool)
     found: list[tuple[int, str, str]] = []
-    if rules.single_cls:
-        table[:, 0] = 0
-
-    def refuse(faults: Iterator[Fault] | list[Fault]) -> None:
-        for mask, reason, *kinds in faults:
-            if mask.any():
-                kind = kinds[0] if kinds else "row"
-                for i in np.flatnonzero(mask & good):
-                    # replace, not format: reasons may hold braces of their own
-                    found.append((int(i), reason.replace("{row}", _show(table[i])), kind))
-                if kind != "odd":
-                    np.logical_and(good, ~mask, out=good)
-
-    finite = np.isfinite(table).all(1)
-    refuse([(~finite, "expected finite numbers, found {row}")])
-    safe = table if finite.all() else np.where(finite[:, None], table, 0.5)
-    if not rules.single_cls:
-        refuse(_class_faults(safe[:, 0], rules.num_classes))
-    refuse(label_format.faults(safe, rules))
+    for mask, reason, *kinds in _faults(table, label_format, rules):
+        if mask.any():
+            kind = kinds[0] if kinds else "row"
+            for i in np.flatnonzero(mask & good):
+                # replace, not format: reasons may hold braces of their own
+                found.append((int(i), reason.replace("{row}", _show(table[i])), kind))
+            if kind != "odd":
+                good &= ~mask
     seen: dict[bytes, int] = {}
     for i in np.flatnonzero(good):
         if seen.setdefault(table[i].tobytes(), int(i)) != i:
@@ -312,13 +298,19 @@ def _check(
     return good, found
 
 
-def _class_faults(ids: np.ndarray, num_classes: int) -> Iterator[Fault]:
-    yield ids != np.floor(ids), "expected a whole number as the class id, found {row}"
-    yield (
-        (ids < 0) | (ids >= num_classes),
-        f"expected a class id from 0 to {num_classes - 1}, found {{row}}; "
-        "correct the row, or `names` in the dataset's YAML",
-    )
+def _faults(table: np.ndarray, label_format: LabelFormat, rules: LabelRules) -> Iterator[Fault]:
+    finite = np.isfinite(table).all(1)
+    yield ~finite, "expected finite numbers, found {row}"
+    safe = table if finite.all() else np.where(finite[:, None], table, 0.5)
+    if rules.num_classes is not None:
+        ids = safe[:, 0]
+        yield ids != np.floor(ids), "expected a whole number as the class id, found {row}"
+        yield (
+            ~rules.known(ids),
+            f"expected a class id from 0 to {rules.num_classes - 1}, found {{row}}; "
+            "correct the row, or `names` in the dataset's YAML",
+        )
+    yield from label_format.faults(safe, rules)
 
 
 def _show(row: np.ndarray, most: int = 9) -> str:

@@ -70,46 +70,26 @@ class Placement:
         Returns:
             A new array of the same kind, image pixels.
         """
-        boxes = _copy(boxes_xyxy)
-        self._shift_and_scale(boxes, (0, 2), (1, 3), clip)
-        return boxes
+        return self._mapped(boxes_xyxy, (0, 2), clip)
 
     def points_to_original(self, points: Array, clip: bool = True) -> Array:
         """Map points (..., 2 or more; x and y first) from the canvas back to the image."""
-        moved = _copy(points)
-        self._shift_and_scale(moved, (0,), (1,), clip)
+        return self._mapped(points, (0,), clip)
+
+    def _mapped(self, values: Any, starts: tuple[int, ...], clip: bool) -> Any:
+        """Return a copy, as floats, with the points (x, y) at some columns mapped back."""
+        if hasattr(values, "clone"):
+            moved = values.clone() if values.is_floating_point() else values.float()
+        else:
+            moved = np.array(values)
+            moved = moved if moved.dtype.kind == "f" else moved.astype(np.float64)
+        axes = ((self.pad_left, self.gain_x), (self.pad_top, self.gain_y))
+        for start in starts:
+            for axis, (pad, gain) in enumerate(axes):
+                column = (moved[..., start + axis] - pad) / gain
+                limit = self.original[1 - axis]
+                moved[..., start + axis] = column.clip(0, limit) if clip else column
         return moved
-
-    def xywh_to_original(self, boxes_xywh: Array) -> Array:
-        """Map boxes (..., 4 or more; centre and sides first) back to the image, without clipping.
-
-        Further columns (an angle) stay as they are: the two gains differ by less than a pixel over
-        the whole image, so a rotated box keeps its angle.
-        """
-        boxes = _copy(boxes_xywh)
-        self._shift_and_scale(boxes, (0,), (1,), clip=False)
-        boxes[..., 2] = boxes[..., 2] / self.gain_x
-        boxes[..., 3] = boxes[..., 3] / self.gain_y
-        return boxes
-
-    def _shift_and_scale(
-        self, values: Any, columns_x: tuple[int, ...], columns_y: tuple[int, ...], clip: bool
-    ) -> None:
-        height, width = self.original
-        for column in columns_x:
-            moved = (values[..., column] - self.pad_left) / self.gain_x
-            values[..., column] = moved.clip(0, width) if clip else moved
-        for column in columns_y:
-            moved = (values[..., column] - self.pad_top) / self.gain_y
-            values[..., column] = moved.clip(0, height) if clip else moved
-
-
-def _copy(values: Any) -> Any:
-    """Copy an array or tensor as floating point numbers."""
-    if hasattr(values, "clone"):
-        return values.clone() if values.is_floating_point() else values.float()
-    array = np.array(values)
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def fill_value(dtype: np.dtype[Any], fill: int = FILL) -> int:
@@ -155,13 +135,7 @@ def place(
 
 
 def letterbox(
-    image: np.ndarray,
-    size: tuple[int, int],
-    *,
-    fill: int = FILL,
-    center: bool = True,
-    scaleup: bool = True,
-    stretch: bool = False,
+    image: np.ndarray, size: tuple[int, int], *, fill: int = FILL, **how: bool
 ) -> tuple[np.ndarray, Placement]:
     """Resize an image so that it fits `size`, and pad the rest.
 
@@ -169,16 +143,12 @@ def letterbox(
         image: (H, W, C) uint8 or uint16.
         size: (h, w) of the canvas.
         fill: padding level of 255; scaled to the range of 16-bit images.
-        center: see `place`.
-        scaleup: see `place`.
-        stretch: see `place`.
+        **how: further options of `place`.
 
     Returns:
         A new (h, w, C) image and the placement on it.
     """
-    placement, inner = place(
-        (image.shape[0], image.shape[1]), size, center=center, scaleup=scaleup, stretch=stretch
-    )
+    placement, inner = place((image.shape[0], image.shape[1]), size, **how)
     channels = image.shape[2]
     level = fill_value(image.dtype, fill)
     canvas = np.full((size[0], size[1], channels), level, dtype=image.dtype)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from yolo.data.images import cv2
+from yolo.data.keys import is_number
 from yolo.data.sample import Polygon
 
 _PIERS = 512  # points of a ring that bridges may start from
@@ -247,10 +248,8 @@ def _check_rle(rle: RLE, image: Size) -> None:
 
 
 def _is_ring(ring: Any) -> bool:
-    numbers = isinstance(ring, list) and all(
-        isinstance(n, int | float) and not isinstance(n, bool) and -1e15 < n < 1e15 for n in ring
-    )
-    return numbers and len(ring) >= 6 and len(ring) % 2 == 0
+    listed = isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
+    return listed and all(map(is_number, ring))
 
 
 def _may_touch(rings: Polygon) -> bool:

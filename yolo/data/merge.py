@@ -4,7 +4,8 @@
 A class of one name is one class, wherever it comes from. Without `classes` a merged dataset has
 every class, in the order in which the datasets name them; with it, the ones that it lists: `[car,
 person]` keeps two, and `{vehicle: [car, truck], person: person}` makes two of three. Objects of
-other classes are left out; their images stay, as background.
+other classes are left out, or with `others: ignore` neither objects nor background; their images
+stay.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolo.data.keys import bad
 from yolo.data.labels import LabelledImage
 from yolo.data.report import ScanReport
+from yolo.data.scan import Source
 from yolo.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -31,31 +34,22 @@ AGREED = ("channels", "kpt_shape", "flip_idx", "kpt_oks_sigmas")
 """What has to be the same in all datasets that are merged."""
 
 
-class Source(Protocol):
-    """Images with labels, ready to be scanned."""
-
-    def fingerprint(self) -> str | None:
-        """Return a hash that changes with the labels; None if they can't be kept in a cache."""
-
-    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
-        """Report what is wrong and yield what is usable, in order."""
-
-
 @dataclass(slots=True)
 class MergedSource:
     """Images of several sources, their classes renumbered.
 
     Attributes:
         parts: sources, each with the class here of each of its classes, -1 for none.
-        single_cls: all objects get class 0 in the end.
+        others: number of classes here where objects of class -1 stay as regions to ignore: one for
+            each class, as scoring goes by classes. 0 where they go.
     """
 
     parts: Sequence[tuple[Source, tuple[int, ...]]]
-    single_cls: bool = False
+    others: int = 0
 
     def fingerprint(self) -> str | None:
         """Return a hash of all parts'; None if one has none."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(str(self.others).encode(), digest_size=16)
         for source, classes in self.parts:
             found = source.fingerprint()
             if found is None:
@@ -69,56 +63,65 @@ class MergedSource:
             table = np.array(classes, dtype=np.int64)
             for image in source.scan(report, workers):
                 ids = table[image.instances.classes]
-                image.instances = image.instances.select(ids >= 0)
-                image.instances.classes = ids[ids >= 0] * (not self.single_cls)
+                kept, others = np.flatnonzero(ids >= 0), np.flatnonzero(ids < 0)
+                regions = np.repeat(others, self.others)
+                image.instances = image.instances.select(np.concatenate([kept, regions]))
+                new = np.tile(np.arange(self.others), len(others))
+                image.instances.classes = np.concatenate([ids[kept], new])
+                image.instances.ignore[len(kept) :] = True
                 if len(self.parts) > 1:  # the ids of several JSON files may be the same
                     image.image_id = None
                 yield image
 
 
-def merge(parts: Sequence[DatasetSpec], classes: Any, where: str, file: Path | None) -> DatasetSpec:
+def merge(
+    parts: Sequence[DatasetSpec], entries: Mapping[str, Any], where: str, file: Path | None
+) -> DatasetSpec:
     """Make one dataset of several, or of the chosen classes of one.
 
     Args:
         parts: at least one dataset.
-        classes: the key `classes`: None, names, or new name -> old name or names.
+        entries: the description that asks for it, with the keys `classes` and `others`.
         where: who asks for it, for messages.
         file: the YAML file that asks for it.
 
     Raises:
         DataError: if a name isn't known, or the datasets don't fit together.
     """
+    classes, others = entries.get("classes"), entries.get("others", "drop")
+    if others not in ("drop", "ignore"):
+        raise bad(where, "others", "'drop' or 'ignore'", others)
     names, maps = choose_classes([part.names for part in parts], classes, where)
     common = {
         key: _agreed([(getattr(part, key), part.where) for part in parts], key, where)
         for key in AGREED
     }
-    if None in [part.kpt_shape for part in parts]:
-        common["kpt_shape"] = None
-    if classes is None:
-        for name in names.values():
-            homes = [part.where for part in parts if name in part.names.values()]
-            if len(homes) < len(parts):
-                logger.warning(
-                    "%s: %r is a class of %s alone; in the other images it counts as background",
-                    where, name, " and ".join(homes),
-                )  # fmt: skip
     keypoints: dict[int, tuple[str, ...]] = {}
     for part, chosen in zip(parts, maps, strict=True):
         for old, listed in (part.kpt_names or {}).items():
             keypoints.setdefault(chosen[old], listed)
     keypoints.pop(-1, None)
+    common["kpt_names"] = keypoints or None
+    if None in [part.kpt_shape for part in parts]:
+        common |= dict.fromkeys(("kpt_shape", "flip_idx", "kpt_oks_sigmas", "kpt_names"))
+    for name in names.values() if classes is None else ():
+        homes = [part.where for part in parts if name in part.names.values()]
+        if len(homes) < len(parts):
+            logger.warning(
+                "%s: %r is a class of %s alone; in the other images it counts as background",
+                where, name, " and ".join(homes),
+            )  # fmt: skip
     return replace(
         parts[0],
         splits={split: () for part in parts for split in part.splits},
         names=names,
-        kpt_names=keypoints or None,
         file=file,
         kind="merged",
         image_folders={},
         category_ids=None,
         items={},
         parts=tuple(zip(parts, maps, strict=True)),
+        ignore_others=others == "ignore",
         **common,
     )
 
@@ -154,9 +157,7 @@ def choose_classes(
     if isinstance(wanted, list | tuple):
         wanted = {name: name for name in wanted}
     if not isinstance(wanted, Mapping) or not wanted:
-        raise DataError(
-            f"{where}: classes: expected names, or new name: [old names], found {wanted!r:.80}"
-        )
+        raise bad(where, "classes", "names, or new name: [old names]", wanted)
     place: dict[str, int] = {}
     for number, (new, olds) in enumerate(wanted.items()):
         olds = new if olds is None else olds

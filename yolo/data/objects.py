@@ -20,19 +20,21 @@ needed, and it has to be the same then. Images are only held as `cache` says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from yolo.data.arrays import check_image, fit_channels, from_pil
 from yolo.data.class_folders import CLASSES, whole_image
-from yolo.data.folder import evenly_spaced
-from yolo.data.geometry import polygon_bounds, smallest_rectangle
+from yolo.data.geometry import polygon_bounds, ring_area
+from yolo.data.keys import as_mapping
 from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
-from yolo.data.masks import fill_polygons, mask_rings
+from yolo.data.mask_files import filled_areas, surrounded
+from yolo.data.masks import mask_rings
 from yolo.data.report import ScanReport
 from yolo.data.sample import Instances, Polygon
+from yolo.data.scan import evenly_spaced
 from yolo.errors import DataError, nearest
 
 FIELDS = ("image", "classes", "boxes", "masks", "keypoints", "corners", "image_class")
@@ -91,8 +93,7 @@ class _Item:
 
     def __init__(self, item: Any, name: str) -> None:
         self.name = name
-        if is_dataclass(item) and not isinstance(item, type):
-            item = {f.name: getattr(item, f.name) for f in fields(item)}
+        item = as_mapping(item)
         if not isinstance(item, Mapping):
             raise DataError(
                 f"{name}: expected a dict or a dataclass with image, classes, boxes, ..., found "
@@ -158,42 +159,40 @@ class _Item:
         if "corners" in self.values:
             found["corners"] = self.corners(count)
         elif "polygons" in found and "corners" in kinds:
-            rings = map(np.concatenate, found["polygons"])
-            found["corners"] = np.array([smallest_rectangle(points) for points in rings])
+            found["corners"] = surrounded(found["polygons"])
         if "keypoints" in self.values and "keypoints" in kinds:
             found["keypoints"] = self.keypoints(count, rules)
         for kind, field in NEEDED.items():
             if kind in kinds and kind not in found:
-                raise self.fault(
-                    field, f"expected {field} of its {count} object(s), which the task needs, "
-                    f"found {', '.join(self.values)}"
-                )  # fmt: skip
+                raise self.needed(field, f"{field} of its {count} object(s)")
         boxes = self.boxes(count, shape, found)
         kept = {kind: found[kind] for kind in kinds & found.keys()}
         instances = Instances.from_boxes(classes, boxes, **kept)
         # As of labels in files, whose format may know better than the box.
         instances.area *= getattr(label_format, "area_share", 1.0)
         if "polygons" in found:
-            filled = fill_polygons(found["polygons"], shape)
-            instances.area = np.array([float(window.sum()) for _, _, window in filled])
+            instances.area = filled_areas(found["polygons"], shape)
         return instances
+
+    def needed(self, field: str, what: str) -> DataError:
+        """Return the error about a field that the task learns and that isn't there."""
+        found = ", ".join(self.values)
+        return self.fault(field, f"expected {what}, which the task needs, found {found}")
+
+    def one_each(self, field: str, count: int, others: str, found: int | str = "none") -> DataError:
+        """Return the error about a field of another length than `others`."""
+        return self.fault(field, f"expected {count}, one for each of {others}, found {found}")
 
     def refuse_objects(self) -> None:
         """Make sure that an item without classes has no objects."""
         for field in ("boxes", "masks", "keypoints", "corners"):
-            count = _count(self.values.get(field, ()))
-            if count:
-                raise self.fault(
-                    "classes", f"expected {count}, one for each of {field}, found none"
-                )
+            if count := _count(self.values.get(field, ())):
+                raise self.one_each("classes", count, field)
 
     def image_class(self, rules: LabelRules) -> int:
         """Return the class id of the whole image."""
         if "image_class" not in self.values:
-            raise self.fault(
-                "image_class", "expected a class id, which the task needs, found "
-                f"{', '.join(self.values)}"
-            )  # fmt: skip
+            raise self.needed("image_class", "a class id")
         value = self.values["image_class"]
         if np.ndim(value):
             raise self.fault("image_class", f"expected one class id, found {value!r:.60}")
@@ -204,13 +203,9 @@ class _Item:
         ids = self.numbers(field, given, ("N",))
         if (ids != np.floor(ids)).any():
             raise self.fault(field, f"expected whole numbers, found {ids.tolist()!r:.80}")
-        if rules.single_cls:
-            return np.zeros(len(ids), dtype=np.int64)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < rules.num_classes):
-            raise self.fault(
-                field, f"expected ids from 0 to {rules.num_classes - 1}, as `names` has them, "
-                f"found {ids.astype(int).tolist()!r:.80}"
-            )  # fmt: skip
+        if rules.num_classes is not None and not rules.known(ids).all():
+            text = f"expected ids from 0 to {rules.num_classes - 1}, as `names` has them"
+            raise self.fault(field, f"{text}, found {ids.astype(int).tolist()!r:.80}")
         return ids.astype(np.int64)
 
     def boxes(self, count: int, shape: tuple[int, int], found: Mapping[str, Any]) -> np.ndarray:
@@ -220,35 +215,33 @@ class _Item:
                 return polygon_bounds(found["polygons"], np.zeros((count, 4)))
             if "corners" in found:
                 return np.concatenate([found["corners"].min(1), found["corners"].max(1)], axis=1)
-            raise self.fault("boxes", f"expected {count}, one for each of classes, found none")
+            raise self.one_each("boxes", count, "classes")
         boxes = self.numbers("boxes", self.values["boxes"], (count, 4))
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
         outside = (boxes[:, :2] >= shape[::-1]).any(1) | (boxes[:, 2:] <= 0).any(1)
-        for bad, expected in (
-            (flat, "xyxy with x0 < x1 and y0 < y1"),
-            (outside, f"a box in the image of {shape[0]}x{shape[1]} pixels (h x w)"),
-        ):
-            if bad.any():
-                row = int(bad.argmax())
-                raise self.fault(
-                    f"boxes[{row}]", f"expected {expected}, found {boxes[row].tolist()}"
-                )
+        self.refuse("boxes", boxes, flat, "xyxy with x0 < x1 and y0 < y1")
+        inside = f"a box in the image of {shape[0]}x{shape[1]} pixels (h x w)"
+        self.refuse("boxes", boxes, outside, inside)
         if boxes.max() <= 1.0:
             raise self.fault("boxes", "expected pixels, found shares; multiply by width and height")
         return boxes
 
+    def refuse(self, field: str, values: np.ndarray, bad: Any, expected: str) -> None:
+        """Raise an error about the first bad one of N values."""
+        if bad.any():
+            row = int(bad.argmax())
+            found = values[row].tolist()
+            raise self.fault(f"{field}[{row}]", f"expected {expected}, found {found}")
+
     def keypoints(self, count: int, rules: LabelRules) -> np.ndarray:
         """Return (N, K, 3) with visibility."""
-        if rules.kpt_shape is None:
-            raise self.fault("keypoints", "expected the key `kpt_shape` in the dataset, found none")
+        assert rules.kpt_shape is not None
         points = self.numbers(
             "keypoints", self.values["keypoints"], (count, rules.kpt_shape[0], "2 or 3")
         )
         if points.shape[2] not in (2, 3):
-            raise self.fault(
-                "keypoints",
-                f"expected x, y and perhaps visibility, found {points.shape[2]} numbers",
-            )
+            reason = f"expected x, y and perhaps visibility, found {points.shape[2]} numbers"
+            raise self.fault("keypoints", reason)
         if points.shape[2] == 2:
             points = np.concatenate([points, np.full((*points.shape[:2], 1), 2.0)], axis=2)
         if not np.isin(points[..., 2], (0, 1, 2)).all():
@@ -259,22 +252,15 @@ class _Item:
     def corners(self, count: int) -> np.ndarray:
         """Return (N, 4, 2) corners of boxes with an area."""
         corners = self.numbers("corners", self.values["corners"], (count, 4, 2))
-        after = np.roll(corners, -1, axis=1)
-        areas = (corners[..., 0] * after[..., 1] - corners[..., 1] * after[..., 0]).sum(1) / 2
-        if (abs(areas) < 1e-6).any():
-            row = int((abs(areas) < 1e-6).argmax())
-            raise self.fault(
-                f"corners[{row}]", f"expected a box with an area, found {corners[row].tolist()}"
-            )
+        flat = np.array([ring_area(ring) < 1e-6 for ring in corners])
+        self.refuse("corners", corners, flat, "a box with an area")
         return corners
 
     def polygons(self, count: int, shape: tuple[int, int]) -> list[Polygon]:
         """Return N lists of rings."""
         masks = self.values["masks"]
         if _count(masks) != count:
-            raise self.fault(
-                "masks", f"expected {count}, one for each of classes, found {_count(masks)}"
-            )
+            raise self.one_each("masks", count, "classes", _count(masks))
         return [self._polygon(mask, f"masks[{row}]", shape) for row, mask in enumerate(masks)]
 
     def _polygon(self, mask: Any, field: str, shape: tuple[int, int]) -> Polygon:
@@ -282,36 +268,30 @@ class _Item:
             mask = np.asarray(mask)
             if mask.dtype == bool or mask.shape == shape:
                 if mask.shape != shape:
-                    raise self.fault(
-                        field,
-                        f"expected the image's shape {_text(shape)}, found {_text(mask.shape)}",
-                    )
+                    reason = f"the image's shape {_text(shape)}, found {_text(mask.shape)}"
+                    raise self.fault(field, f"expected {reason}")
                 rings = mask_rings(mask)
                 if not rings:
                     raise self.fault(field, "expected an object, found an empty mask")
                 return rings
         flat = len(mask) and np.ndim(mask[0]) == 1
-        rings = []
-        for ring in [mask] if flat else mask:
-            try:
-                points = np.asarray(ring, dtype=np.float64)
-            except (TypeError, ValueError):
-                points = np.zeros(0)
-            if (
-                points.ndim != 2
-                or points.shape[1] != 2
-                or len(points) < 3
-                or not np.isfinite(points).all()
-                or (np.ptp(points, axis=0) <= 0).any()
-            ):
-                raise self.fault(
-                    field, "expected a bool mask (H, W), or outlines (P, 2) of at least 3 points "
-                    f"with an extent in both directions, found {ring!r:.60}"
-                )  # fmt: skip
-            rings.append(points)
+        rings = [self._ring(ring, field) for ring in ([mask] if flat else mask)]
         if not rings:
             raise self.fault(field, "expected an object, found no outline")
         return rings
+
+    def _ring(self, ring: Any, field: str) -> np.ndarray:
+        try:
+            points = np.asarray(ring, dtype=np.float64)
+        except (TypeError, ValueError):
+            points = np.zeros(0)
+        fits = points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3
+        if not fits or not np.isfinite(points).all() or (np.ptp(points, axis=0) <= 0).any():
+            raise self.fault(
+                field, "expected a bool mask (H, W), or outlines (P, 2) of at least 3 points with "
+                f"an extent in both directions, found {ring!r:.60}"
+            )  # fmt: skip
+        return points
 
 
 def _count(values: Any) -> int:

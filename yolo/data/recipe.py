@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from yolo.data.letterbox import place as place_on_canvas
+from yolo.data.order import EpochOrder
 from yolo.data.sample import Sample
 
 Size = tuple[int, int]
@@ -38,8 +39,8 @@ MIX_CONCENTRATION = 16.0
 """Both parameters of mixup's Beta distribution. The paper weights each image's loss by its share;
 here both count in full, so the shares stay near one half (0.5 +/- 0.09)."""
 
-# Last words of the generator's key: one independent stream for each use.
-_SAMPLE, _ORDER, _CUSTOM = 1, 2, 3
+# Last words of the generator's key; data/order and engine/inputs have others.
+_SAMPLE, _CUSTOM = 1, 3
 
 Transform = Callable[[Sample], Sample]
 
@@ -178,38 +179,6 @@ class Recipe:
         return np.random.default_rng([*self.key, _CUSTOM])
 
 
-class EpochOrder:
-    """Which image has which place in an epoch: a function of (seed, epoch).
-
-    Args:
-        count: number of images.
-        seed: of the run, >= 0.
-        blocks: (block size, permutation) keeps this order inside blocks and shuffles the full
-            blocks; used to keep images of like shape in one batch.
-    """
-
-    def __init__(self, count: int, seed: int, blocks: tuple[int, np.ndarray] | None = None) -> None:
-        self.count = count
-        self.seed = seed
-        self.blocks = blocks
-        self._current: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
-
-    def places(self, epoch: int) -> np.ndarray:
-        """Return (count,) dataset positions in the order of `epoch`."""
-        known, order = self._current
-        if known != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 0, _ORDER])
-            if self.blocks is None:
-                order = rng.permutation(self.count)
-            else:
-                size, sequence = self.blocks
-                full = self.count // size
-                head = sequence[: full * size].reshape(full, size)[rng.permutation(full)]
-                order = np.concatenate([head.reshape(-1), sequence[full * size :]])
-            self._current = (epoch, order)
-        return order
-
-
 class RecipeBook:
     """Draws recipes.
 
@@ -221,11 +190,7 @@ class RecipeBook:
     """
 
     def __init__(
-        self,
-        order: EpochOrder,
-        augment: Augment,
-        size: Size,
-        loaded_shape: Callable[[int], Size],
+        self, order: EpochOrder, augment: Augment, size: Size, loaded_shape: Callable[[int], Size]
     ) -> None:
         self.order = order
         self.augment = augment
@@ -258,10 +223,8 @@ class RecipeBook:
         flips = (next(uniform) < gains.fliplr, next(uniform) < gains.flipud)
 
         def scene(first: int) -> Scene:
-            if next(uniform) < gains.mosaic:
-                indices = [first, partner(), partner(), partner()]
-                return self._scene(indices, size, gains, flips, uniform)
-            return self._scene([first], size, gains, flips, uniform)
+            others = [partner() for _ in range(3)] if next(uniform) < gains.mosaic else []
+            return self._scene([first, *others], size, gains, flips, uniform)
 
         main = scene(index)
         blend = cut = paste = None
@@ -293,28 +256,24 @@ class RecipeBook:
     ) -> Scene:
         shapes = [self.loaded_shape(i) for i in indices]
         if len(indices) == 1:
-            layout, canvas = [_letterbox_layout(shapes[0], size)], size
+            placement, canvas = place_on_canvas(shapes[0], size)[0], size
+            layout = [(placement.matrix, (0, 0, shapes[0][1], shapes[0][0]))]
         else:
             layout, canvas = _mosaic_layout(shapes, size, uniform), (2 * size[0], 2 * size[1])
         view, straight = _draw_view(canvas, size, gains, flips, uniform)
-        tiles = []
-        for index, (matrix, window) in zip(indices, layout, strict=True):
-            make = _straight_tile if straight else _bent_tile
-            tile = make(index, view @ matrix, window, size)
-            if tile is not None:
-                tiles.append(tile)
-        return Scene(tuple(tiles), size, flips[0] != flips[1], indices[0])
+        make = _straight_tile if straight else _bent_tile
+        tiles = [
+            make(index, view @ matrix, window, size)
+            for index, (matrix, window) in zip(indices, layout, strict=True)
+        ]
+        seen = tuple(tile for tile in tiles if tile is not None)
+        return Scene(seen, size, flips[0] != flips[1], indices[0])
 
 
 def _numbers(rng: np.random.Generator) -> Iterator[float]:
     """Yield uniform numbers in [0, 1), drawn in blocks: one call costs as much as one block."""
     while True:
         yield from rng.random(32).tolist()
-
-
-def _letterbox_layout(shape: Size, size: Size) -> tuple[np.ndarray, Box]:
-    placement, _ = place_on_canvas(shape, size)
-    return placement.matrix, (0, 0, shape[1], shape[0])
 
 
 def _mosaic_layout(
@@ -332,13 +291,8 @@ def _mosaic_layout(
         left = middle_x if number % 2 else middle_x - columns
         top = middle_y if number // 2 else middle_y - rows
         matrix = np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
-        window = (
-            max(0, -left),
-            max(0, -top),
-            min(columns, 2 * width - left),
-            min(rows, 2 * height - top),
-        )
-        layout.append((matrix, window))
+        right, bottom = min(columns, 2 * width - left), min(rows, 2 * height - top)
+        layout.append((matrix, (max(0, -left), max(0, -top), right, bottom)))
     return layout
 
 
@@ -364,13 +318,8 @@ def _draw_view(
     shift_y = (0.5 + spread(gains.translate)) * height
     straight = not (gains.degrees or gains.shear or gains.perspective)
     if straight:
-        matrix = np.array(
-            [
-                [zoom, 0.0, shift_x - zoom * canvas[1] / 2],
-                [0.0, zoom, shift_y - zoom * canvas[0] / 2],
-                [0.0, 0.0, 1.0],
-            ]
-        )
+        left, top = shift_x - zoom * canvas[1] / 2, shift_y - zoom * canvas[0] / 2
+        matrix = np.array([[zoom, 0.0, left], [0.0, zoom, top], [0.0, 0.0, 1.0]])
     else:
         angle = math.radians(spread(gains.degrees))
         tilt = [spread(gains.perspective), spread(gains.perspective)]
@@ -447,12 +396,8 @@ def _cut_box(size: Size, uniform: Iterator[float]) -> Box:
     side = math.sqrt(next(uniform))
     x, y = next(uniform) * width, next(uniform) * height
     half_w, half_h = side * width / 2, side * height / 2
-    return (
-        max(0, round(x - half_w)),
-        max(0, round(y - half_h)),
-        min(width, round(x + half_w)),
-        min(height, round(y + half_h)),
-    )
+    left, top = max(0, round(x - half_w)), max(0, round(y - half_h))
+    return left, top, min(width, round(x + half_w)), min(height, round(y + half_h))
 
 
 def _draw_colour(gains: Augment, uniform: Iterator[float]) -> tuple[float, float, float] | None:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolo.data.figures import FIGURES, NAMES, Rng
+from yolo.data.geometry import ring_area
 from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
 
@@ -341,13 +342,9 @@ def _with_visibility(piece: _Piece) -> np.ndarray:
 
 def even_odd_area(rings: Polygon) -> float:
     """Return the area in pixels of rings of which none crosses another (holes are subtracted)."""
-    areas = []
+    total = 0.0
     for ring in rings:
-        x, y = ring.T
-        areas.append(0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))))
-    depth = [sum(_inside(ring[0], other) for other in rings if other is not ring) for ring in rings]
-    return sum(-area if level % 2 else area for area, level in zip(areas, depth, strict=True))
-
-
-def _inside(point: np.ndarray, ring: np.ndarray) -> bool:
-    return bool(cv2.pointPolygonTest(ring.astype(np.float32), point.tolist(), False) > 0)
+        others = [other.astype(np.float32) for other in rings if other is not ring]
+        around = [cv2.pointPolygonTest(other, ring[0].tolist(), False) > 0 for other in others]
+        total += (-1) ** sum(around) * ring_area(ring)
+    return total

@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +24,8 @@ from yolo.data.datasets import GENERATORS
 from yolo.data.figures import FLIP_IDX, KEYPOINTS, NAMES
 from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
-from yolo.data.scene import SPLITS, Scene, scene
+from yolo.data.scene import SPLITS, scene
 from yolo.errors import ConfigError, DataError, nearest
-
-T = TypeVar("T")
 
 GENERATOR_VERSION = 1
 """To be raised with every change that alters a picture or a label."""
@@ -35,6 +33,7 @@ GENERATOR_VERSION = 1
 TRAIN, VAL, SIZE = 400, 100, 320
 """Images and longer side in pixels of `data="shapes"`."""
 
+_PARTS = ("images/{}", "labels/{}")
 _JPEG_QUALITY = 95
 _THREADS = 4  # OpenCV and NumPy let go of the interpreter's lock in most of the work
 
@@ -123,8 +122,8 @@ def label_rows(instances: Instances, shape: tuple[int, int], kind: str) -> list[
         ValueError: if the instances carry no labels of this kind.
     """
     return [
-        " ".join([str(int(c)), *(f"{value:.6f}" for value in _ROWS[kind](instances, i, shape))])
-        for i, c in enumerate(instances.classes)
+        " ".join([str(c), *(f"{x:.6f}" for x in _row(instances, i, shape[::-1], kind))])
+        for i, c in enumerate(instances.classes.tolist())
     ]
 
 
@@ -143,43 +142,20 @@ def single_ring(rings: Polygon) -> np.ndarray:
     return joined
 
 
-def _known(values: T | None) -> T:
-    if values is None:
+def _row(instances: Instances, i: int, size: tuple[int, int], kind: str) -> Iterable[float]:
+    """Return what stands behind the class in the row of instance i; `size` is (w, h)."""
+    given = getattr(instances, kind)
+    if given is None:
         raise ValueError("the instances carry no labels of this kind")
-    return values
+    if kind in ("polygons", "corners"):
+        points = single_ring(given[i]) if kind == "polygons" else given[i]
+        return (points / size).ravel()
+    (x0, y0, x1, y1), (w, h) = instances.boxes[i].tolist(), size
+    box = [(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h]
+    return box if kind == "boxes" else [*box, *(given[i] / (*size, 1)).ravel()]
 
 
-def _box_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
-    h, w = shape
-    x0, y0, x1, y1 = instances.boxes[i].tolist()
-    return [(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h]
-
-
-def _point_row(points: np.ndarray, shape: tuple[int, int]) -> list[float]:
-    h, w = shape
-    return list((points / (w, h)).ravel())
-
-
-def _polygon_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
-    return _point_row(single_ring(_known(instances.polygons)[i]), shape)
-
-
-def _keypoint_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
-    points = _known(instances.keypoints)[i] / (shape[1], shape[0], 1)
-    return [*_box_row(instances, i, shape), *points.ravel()]
-
-
-def _corner_row(instances: Instances, i: int, shape: tuple[int, int]) -> list[float]:
-    return _point_row(_known(instances.corners)[i], shape)
-
-
-_ROWS: dict[str, Callable[[Instances, int, tuple[int, int]], list[float]]] = {
-    "boxes": _box_row,
-    "polygons": _polygon_row,
-    "keypoints": _keypoint_row,
-    "corners": _corner_row,
-}
-KINDS = (*_ROWS, "classes")
+KINDS = ("boxes", "polygons", "keypoints", "corners", "classes")
 """Kinds of labels that a set can be written with."""
 
 
@@ -224,42 +200,33 @@ def _holds(folder: Path, spec: dict[str, Any]) -> bool:
 def _write(folder: Path, spec: dict[str, Any]) -> None:
     """Fill an empty folder with the images, labels and descriptions of a set."""
     size = spec["size"] if isinstance(spec["size"], int) else tuple(spec["size"])
-    save = _save_classified if spec["kind"] == "classes" else _save_labelled
+    kind = spec["kind"]
     counts = {split: count for split, count in spec["splits"].items() if count}
+    parts = [f"{{}}/{name}" for name in NAMES.values()] if kind == "classes" else _PARTS
     for split in counts:
-        for part in _split_folders(folder, split, spec["kind"]):
-            part.mkdir(parents=True)
+        for part in parts:
+            (folder / part.format(split)).mkdir(parents=True)
 
     def draw(job: tuple[str, int]) -> None:
         split, index = job
-        save(folder, split, index, scene(spec["seed"], split, index, size), spec["kind"])
+        drawn = scene(spec["seed"], split, index, size)
+        if kind == "classes":
+            _save_image(folder / split / NAMES[drawn.image_class] / f"{index:06d}.jpg", drawn.image)
+            return
+        images, labels = (folder / part.format(split) for part in _PARTS)
+        _save_image(images / f"{index:06d}.jpg", drawn.image)
+        h, w = drawn.image.shape[:2]
+        rows = label_rows(drawn.instances, (h, w), kind)
+        text = "".join(f"{row}\n" for row in rows)
+        (labels / f"{index:06d}.txt").write_text(text, encoding="utf-8")
 
     jobs = [(split, index) for split in SPLITS for index in range(counts.get(split, 0))]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(draw, jobs):  # the loop passes a worker's error on
             pass
-    if spec["kind"] != "classes":
-        text = _data_yaml(counts, spec["kind"])
-        (folder / "data.yaml").write_text(text, encoding="utf-8")
+    if kind != "classes":
+        (folder / "data.yaml").write_text(_data_yaml(counts, kind), encoding="utf-8")
     (folder / "shapes.json").write_text(_dump(spec), encoding="utf-8")
-
-
-def _split_folders(folder: Path, split: str, kind: str) -> list[Path]:
-    if kind == "classes":
-        return [folder / split / name for name in NAMES.values()]
-    return [folder / "images" / split, folder / "labels" / split]
-
-
-def _save_labelled(folder: Path, split: str, index: int, drawn: Scene, kind: str) -> None:
-    _save_image(folder / "images" / split / f"{index:06d}.jpg", drawn.image)
-    h, w = drawn.image.shape[:2]
-    rows = label_rows(drawn.instances, (h, w), kind)
-    path = folder / "labels" / split / f"{index:06d}.txt"
-    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-
-
-def _save_classified(folder: Path, split: str, index: int, drawn: Scene, kind: str) -> None:
-    _save_image(folder / split / NAMES[drawn.image_class] / f"{index:06d}.jpg", drawn.image)
 
 
 def _save_image(path: Path, image: np.ndarray) -> None:

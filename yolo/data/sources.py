@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,16 +72,12 @@ class Frame:
         return self.number > 0
 
 
-Reader = Callable[[int], Iterator[Frame]]
-
-
-@dataclass(slots=True)
-class _Item:
+class _Item(NamedTuple):
     """Something that yields frames: `read(k)`, with k the number of frames given so far."""
 
     kind: str
     label: str
-    read: Reader
+    read: Callable[[int], Iterator[Frame]]
 
 
 @dataclass
@@ -115,13 +111,11 @@ class Source:
             DataError: if not one image could be read.
         """
         items: Iterable[_Item] = self._expand(self.source)
-        if _is_lazy(self.source):
-            self.total = 0
-        else:
+        self.total = 0
+        if not _is_lazy(self.source):
             items = list(items)
             self.total = len(items)
-        given, failures = 0, []
-        place = 0
+        place, given, failures = 0, 0, []
         for place, item in enumerate(items, start=1):
             self.kinds.add(item.kind)
             try:
@@ -155,15 +149,18 @@ class Source:
         elif isinstance(source, bool):
             raise ConfigError(f"expected a source such as 'image.jpg', got {source}")
         elif isinstance(source, (int, np.integer)):
-            yield self._stream(int(source), f"camera {source}")
+            yield self._video(int(source), f"camera {source}", live=True)
         elif isinstance(source, np.ndarray):
-            yield self._array(source)
+            # What can't be an image at all is the caller's slip, and no file to be skipped.
+            fit_channels(check_image(source, copy=False)[:1, :1], self.channels)
+            # A copy, since the caller may go on writing into the array while results refer to it.
+            yield _still("array", lambda: fit_channels(check_image(source), self.channels))
         elif isinstance(source, (bytes, bytearray)):
-            yield self._bytes(bytes(source))
+            yield _still("encoded image", lambda: read_image(bytes(source), self.channels))
         elif hasattr(source, "getexif") and hasattr(source, "convert"):
             yield self._pil(source)
         elif hasattr(source, "detach") and hasattr(source, "cpu"):
-            yield from self._tensors(source)
+            yield from map(self._tensor, check_tensor(source, self.channels))
         elif isinstance(source, dict) or not isinstance(source, Iterable):
             raise ConfigError(
                 f"expected a file, folder, glob, array, PIL image, tensor, video, camera number, "
@@ -177,7 +174,8 @@ class Source:
         """Yield the items of a path, glob, list file, camera or stream address."""
         lower = text.lower().strip()
         if lower.startswith(LIVE_SCHEMES):
-            yield self._stream(text.strip(), re.sub(r"//[^/@]*@", "//", text.strip()))
+            address = text.strip()
+            yield self._video(address, re.sub(r"//[^/@]*@", "//", address), live=True)
             return
         if re.match(r"[a-z0-9+.-]+://", lower):
             raise ConfigError(
@@ -188,46 +186,37 @@ class Source:
             raise ConfigError("source='screen' isn't supported; give a generator of screenshots")
         path = Path(text).expanduser()
         if path.is_dir():
-            yield from self._folder(path)
+            yield from self._files(
+                sorted(path.iterdir()),
+                f"{path}: no image or video in this folder (subfolders aren't searched; "
+                f"give the pattern '{path}/**' for them)",
+            )
         elif path.is_file():
             yield from self._file(path)
         elif lower.isdecimal():
-            yield self._stream(int(lower), f"camera {lower}")
+            yield self._video(int(lower), f"camera {lower}", live=True)
         elif glob.has_magic(text):
-            found = sorted(glob.glob(str(path), recursive=True))
-            files = [Path(name) for name in found if _kind_of(Path(name)) and Path(name).is_file()]
-            if not files:
-                raise MissingFileError(f"{text}: the pattern matches no image or video")
-            yield from self._files(files)
+            found = map(Path, sorted(glob.glob(str(path), recursive=True)))
+            yield from self._files(found, f"{text}: the pattern matches no image or video")
         else:
             raise MissingFileError(f"{text}: no such file or folder (looked at {path.absolute()})")
 
-    def _folder(self, folder: Path) -> Iterator[_Item]:
-        files = [p for p in sorted(folder.iterdir()) if _kind_of(p) and p.is_file()]
+    def _files(self, found: Iterable[Path], nothing: str) -> Iterator[_Item]:
+        """Yield the images among files, then the videos; `nothing` says that there are none."""
+        files = [path for path in found if _kind_of(path) and path.is_file()]
         if not files:
-            raise MissingFileError(
-                f"{folder}: no image or video in this folder (subfolders aren't searched; "
-                f"give the pattern '{folder}/**' for them)"
-            )
-        yield from self._files(files)
-
-    def _files(self, files: list[Path]) -> Iterator[_Item]:
-        """Yield images first, then videos."""
+            raise MissingFileError(nothing)
         for path in sorted(files, key=lambda p: _kind_of(p) == "video"):
             yield from self._file(path)
 
     def _file(self, path: Path) -> Iterator[_Item]:
-        suffix = path.suffix.lower()
-        name = str(path.absolute())
-        kind = _kind_of(path)
+        suffix, kind, name = path.suffix.lower(), _kind_of(path), str(path.absolute())
         if suffix in {".txt", ".csv"}:
             yield from self._list_file(path)
         elif kind == "image":
-            yield _Item(
-                "image", name, lambda _: _still(name, lambda: read_image(name, self.channels))
-            )
+            yield _still(name, lambda: read_image(name, self.channels), name, kind)
         elif kind == "video":
-            yield _Item("video", name, lambda _: self._read_video(name, name, live=False))
+            yield self._video(name, name, live=False)
         else:
             raise DataError(
                 f"{path}: expected an image, a video or a .txt or .csv list, found "
@@ -241,37 +230,18 @@ class Source:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: expected UTF-8 text, {error}") from error
-        if path.suffix.lower() == ".csv":
+        table = path.suffix.lower() == ".csv"
+        if table:
             lines = [row[0] for row in csv.reader(lines) if row]
         for number, line in enumerate(lines, start=1):
             entry = line.strip()
-            if not entry:
-                continue
             if entry.startswith("./"):
                 entry = str(path.parent / entry)
             try:
-                yield from self._expand_text(entry)
+                yield from self._expand_text(entry) if entry else ()
             except MissingFileError as error:
-                if number == 1 and path.suffix.lower() == ".csv":
-                    continue  # a heading
-                raise MissingFileError(f"{path}:{number}: {error}") from error
-
-    def _bytes(self, data: bytes) -> _Item:
-        return _Item(
-            "array",
-            "encoded image",
-            lambda given: _still(f"image{given}.jpg", lambda: read_image(data, self.channels)),
-        )
-
-    def _array(self, array: np.ndarray) -> _Item:
-        # What can't be an image at all is the caller's slip, and no file to be skipped.
-        fit_channels(check_image(array, copy=False)[:1, :1], self.channels)
-
-        def load() -> np.ndarray:
-            # A copy, since the caller may go on writing into the array while results refer to it.
-            return fit_channels(check_image(array), self.channels)
-
-        return _Item("array", "array", lambda given: _still(f"image{given}.jpg", load))
+                if number > 1 or not table:  # else a heading
+                    raise MissingFileError(f"{path}:{number}: {error}") from error
 
     def _pil(self, picture: Any) -> _Item:
         name = str(getattr(picture, "filename", ""))
@@ -282,28 +252,23 @@ class Source:
             except OSError as error:
                 raise DataError(f"{name or 'PIL image'}: can't be decoded: {error}") from error
 
-        return _Item("array", "PIL image", lambda given: _still(name or f"image{given}.jpg", load))
+        return _still("PIL image", load, name)
 
-    def _tensors(self, tensor: Any) -> Iterator[_Item]:
-        """Yield the images of a (B, C, H, W) tensor, RGB 0..1."""
-        batch = check_tensor(tensor, self.channels)
+    def _tensor(self, chw: Any) -> _Item:
+        """Return the item of a (C, H, W) tensor, RGB 0..1."""
 
-        def item(chw: Any) -> _Item:
-            def read(given: int) -> Iterator[Frame]:
-                values = chw.permute(1, 2, 0).cpu().numpy()
-                image = np.rint(values * 255).clip(0, 255).astype(np.uint8)
-                if self.channels == 3:
-                    image = image[..., ::-1]
-                image = np.ascontiguousarray(image)
-                yield Frame(image, f"image{given}.jpg", tensor=chw)
+        def read(given: int) -> Iterator[Frame]:
+            values = chw.permute(1, 2, 0).cpu().numpy()
+            image = np.rint(values * 255).clip(0, 255).astype(np.uint8)
+            image = np.ascontiguousarray(image[..., ::-1] if self.channels == 3 else image)
+            yield Frame(image, f"image{given}.jpg", tensor=chw)
 
-            return _Item("tensor", "tensor", read)
+        return _Item("tensor", "tensor", read)
 
-        for chw in batch:
-            yield item(chw)
-
-    def _stream(self, address: int | str, name: str) -> _Item:
-        return _Item("stream", name, lambda _: self._read_video(address, name, live=True))
+    def _video(self, address: int | str, name: str, live: bool) -> _Item:
+        return _Item(
+            "stream" if live else "video", name, lambda _: self._read_video(address, name, live)
+        )
 
     def _read_video(self, address: int | str, name: str, live: bool) -> Iterator[Frame]:
         capture = cv2.VideoCapture(address)
@@ -321,13 +286,14 @@ class Source:
             number = 0
             while True:
                 start = time.perf_counter()
+                step = self.vid_stride if number else 1
                 # Frames in between are not decoded to pixels.
-                if not all(capture.grab() for _ in range(self.vid_stride if number else 1)):
+                if not all(capture.grab() for _ in range(step)):
                     break
                 done, image = capture.retrieve()
                 if not done:
                     break
-                number += self.vid_stride if number else 1
+                number += step
                 spent = 0.0 if live else time.perf_counter() - start
                 image = fit_channels(check_image(image, copy=False), self.channels)
                 yield Frame(image, name, number, frames=count, fps=fps, live=live, seconds=spent)
@@ -337,11 +303,17 @@ class Source:
             capture.release()
 
 
-def _still(path: str, load: Callable[[], np.ndarray]) -> Iterator[Frame]:
-    """Yield one image, with the time that loading it took."""
-    start = time.perf_counter()
-    image = load()
-    yield Frame(image, path, seconds=time.perf_counter() - start)
+def _still(
+    label: str, load: Callable[[], np.ndarray], path: str = "", kind: str = "array"
+) -> _Item:
+    """Return the item of one image, which notes the time that loading takes."""
+
+    def read(given: int) -> Iterator[Frame]:
+        start = time.perf_counter()
+        image = load()
+        yield Frame(image, path or f"image{given}.jpg", seconds=time.perf_counter() - start)
+
+    return _Item(kind, label, read)
 
 
 def _kind_of(path: Path) -> str:
@@ -355,11 +327,8 @@ def _is_lazy(source: Any) -> bool:
     if isinstance(source, (list, tuple)):
         return any(map(_is_lazy, source))
     finite = (str, Path, bytes, bytearray, np.ndarray, dict, set, frozenset)
-    return (
-        isinstance(source, Iterable)
-        and not isinstance(source, finite)
-        and not hasattr(source, "detach")
-    )
+    lazy = isinstance(source, Iterable) and not isinstance(source, finite)
+    return lazy and not hasattr(source, "detach")
 
 
 def _brief(source: Any) -> str:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from yolo.data.class_folders import CLASSES, ClassFolders
+from yolo.data.class_folders import CLASSES, class_files
 from yolo.data.coco import CocoSource
 from yolo.data.datasets import MAPPING, DatasetSpec
-from yolo.data.folder import FolderSource, evenly_spaced, list_files
+from yolo.data.folder import FileSource, label_reader, list_files
 from yolo.data.labels import LabelFormat, LabelRules
-from yolo.data.merge import MergedSource, Source
+from yolo.data.merge import MergedSource
 from yolo.data.objects import ObjectSource
+from yolo.data.scan import Source
 from yolo.errors import DataError
 
 PLACES = {
@@ -27,7 +28,7 @@ def open_split(
     split: str,
     label_format: LabelFormat,
     fraction: float = 1.0,
-    single_cls: bool = False,
+    any_class: bool = False,
 ) -> Source:
     """Return what reads a split's labels and image headers.
 
@@ -36,45 +37,37 @@ def open_split(
         split: "train", "val" or "test".
         label_format: what a label row means, and which kinds of label to keep.
         fraction: share of the images, spread evenly; of merged datasets, of each.
-        single_cls: all objects get class 0.
+        any_class: class ids in labels aren't checked.
 
     Raises:
-        DataError: if the split isn't named, or there are no images.
+        DataError: if the split isn't named, there are no images, or labels with keypoints have no
+            `kpt_shape`.
     """
     spec.require(split)
-    rules = LabelRules(len(spec.names), spec.kpt_shape, single_cls)
+    kinds = label_format.kinds
     if spec.parts:
         parts = [
             (open_split(part, split, label_format, fraction), classes)
             for part, classes in spec.parts
             if split in part.splits
         ]
-        return MergedSource(parts, single_cls)
+        others = len(spec.names) if spec.ignore_others and CLASSES not in kinds else 0
+        return MergedSource(parts, others)
+    if "keypoints" in kinds:
+        spec.keypoint_shape()
+    rules = LabelRules(None if any_class else len(spec.names), spec.kpt_shape)
     if spec.kind == "objects":
         name = split if spec.label == MAPPING else f"{spec.label}/{split}"
         return ObjectSource(spec.items[split], name, label_format, rules, spec.channels, fraction)
     paths = spec.sources(split)
     if spec.kind == "coco":
-        assert spec.category_ids is not None
-        return CocoSource(
-            paths,
-            spec.image_folders.get(split),
-            spec.names,
-            spec.category_ids,
-            label_format,
-            rules,
-            fraction,
-        )
-    folders = None
+        folder, ids = spec.image_folders.get(split), spec.category_ids or ()
+        return CocoSource(paths, folder, spec.names, ids, label_format, rules, fraction)
     if spec.kind == CLASSES:
-        folders = ClassFolders.find(
-            paths, spec.names, all_needed=split == "train", single_cls=single_cls
-        )
-    files = folders.files if folders else list_files(paths, spec.root)
-    if not files.paths:
+        source = class_files(paths, spec.names, all_needed=split == "train")
+    else:
+        source = FileSource(list_files(paths, spec.root), label_reader(label_format, rules))
+    if not source.files.paths:
         raise DataError(f"{spec.where}: {split}: no images found in {', '.join(map(str, paths))}")
-    rows = evenly_spaced(len(files.paths), fraction)
-    if len(rows) < len(files.paths):
-        files.paths = [files.paths[i] for i in rows]
-        files.stats = files.stats[rows]
-    return folders or FolderSource(files, label_format, rules)
+    source.files = source.files.part(fraction)
+    return source

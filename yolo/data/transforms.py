@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
+from yolo.data.cache import ImageStore
 from yolo.data.geometry import (
     MIN_VISIBLE,
     MIN_VISIBLE_OUTLINE,
@@ -25,32 +25,13 @@ from yolo.data.letterbox import fill_value
 from yolo.data.masks import fill_polygons
 from yolo.data.pixels import finish_colour, paint_bent, paint_straight
 from yolo.data.recipe import Box, Recipe, Scene, Transform
-from yolo.data.sample import Instances, Polygon, Sample
+from yolo.data.sample import Instances, Sample
 from yolo.errors import DataError
-
-
-class Source(Protocol):
-    """Where images and labels come from; `cache.ImageStore` is one."""
-
-    def load(self, index: int) -> np.ndarray:
-        """Return the loaded (resized) image (H, W, C)."""
-
-    def original_shape(self, index: int) -> tuple[int, int]:
-        """Return (h, w) of the image file."""
-
-    def loaded_shape(self, index: int) -> tuple[int, int]:
-        """Return (h, w) of what `load` gives."""
-
-    def instances(self, index: int) -> Instances:
-        """Return the labels, in pixels of the image file."""
-
-    def path(self, index: int) -> str:
-        """Return the image's file name."""
 
 
 def apply(
     recipe: Recipe,
-    source: Source,
+    source: ImageStore,
     *,
     flip_idx: tuple[int, ...] | None = None,
     custom: tuple[Transform, ...] = (),
@@ -76,29 +57,26 @@ def apply(
     if rgb is not None:
         require_kind(source.path, recipe.index, image, rgb)
     instances = scene_instances(recipe.scene, source, flip_idx)
+
+    def finished(other: Scene) -> tuple[np.ndarray, Instances]:
+        picture, _ = render(other, source)
+        require_kind(source.path, other.first, picture, image)
+        return picture, scene_instances(other, source, flip_idx)
+
     if recipe.paste is not None:
         donor, key, probability = recipe.paste
-        if donor is None:
-            donor_image, donor_objects = mirror(image, instances, flip_idx)
-        else:
-            donor_image, _ = render(donor, source)
-            require_kind(source.path, donor.first, donor_image, image)
-            donor_objects = scene_instances(donor, source, flip_idx)
-        rng = np.random.default_rng(key)
-        instances = paste(image, instances, donor_image, donor_objects, probability, rng)
+        donors = finished(donor) if donor else mirror(image, instances, flip_idx)
+        instances = paste(image, instances, *donors, probability, np.random.default_rng(key))
     if recipe.blend is not None:
         other, share = recipe.blend
-        second, _ = render(other, source)
-        require_kind(source.path, other.first, second, image)
+        second, objects = finished(other)
         cv2.addWeighted(image, share, second, 1.0 - share, 0.0, dst=image)
-        instances = Instances.concatenate([instances, scene_instances(other, source, flip_idx)])
+        instances = Instances.concatenate([instances, objects])
     elif recipe.cut is not None:
         other, box = recipe.cut
         if box[0] < box[2] and box[1] < box[3]:
-            second, _ = render(other, source)
-            require_kind(source.path, other.first, second, image)
+            second, objects = finished(other)
             image[box[1] : box[3], box[0] : box[2]] = second[box[1] : box[3], box[0] : box[2]]
-            objects = scene_instances(other, source, flip_idx)
             instances = cut_and_fill(instances, objects, box)
     if instances.corners is not None and not _has_outlines(recipe, source):
         instances.polygons = None  # those that `scene_instances` lent
@@ -110,8 +88,7 @@ def apply(
         original_shape=source.original_shape(recipe.index),
         matrix=matrix,
     )
-    finished = None if custom else rgb
-    sample.image = finish_colour(image, recipe.hsv, recipe.swap_channels, finished)
+    sample.image = finish_colour(image, recipe.hsv, recipe.swap_channels, None if custom else rgb)
     if custom:
         sample.rng = recipe.custom_rng()
         sample = run_custom(sample, custom)
@@ -120,7 +97,7 @@ def apply(
     return sample
 
 
-def _has_outlines(recipe: Recipe, source: Source) -> bool:
+def _has_outlines(recipe: Recipe, source: ImageStore) -> bool:
     """Tell whether the labels of a recipe's images have outlines of their own."""
     others = [part[0] for part in (recipe.blend, recipe.cut, recipe.paste) if part]
     tiles = [tile for scene in (recipe.scene, *others) if scene for tile in scene.tiles]
@@ -128,7 +105,7 @@ def _has_outlines(recipe: Recipe, source: Source) -> bool:
     return any(labels.polygons is not None for labels in found if len(labels))
 
 
-def render(scene: Scene, source: Source) -> tuple[np.ndarray, np.ndarray]:
+def render(scene: Scene, source: ImageStore) -> tuple[np.ndarray, np.ndarray]:
     """Paint a scene.
 
     Returns:
@@ -184,7 +161,7 @@ def loading_matrix(loaded: tuple[int, ...], original: tuple[int, int]) -> np.nda
 
 
 def scene_instances(
-    scene: Scene, source: Source, flip_idx: tuple[int, ...] | None = None
+    scene: Scene, source: ImageStore, flip_idx: tuple[int, ...] | None = None
 ) -> Instances:
     """Return the labels of a scene, without objects that are lost or nearly so.
 
@@ -205,16 +182,10 @@ def scene_instances(
         enlarged = abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
         areas.append(box_areas(shown.boxes) * enlarged)
         parts.append(warp_instances(shown, matrix, mirrored=scene.mirrored, flip_idx=flip_idx))
-    joined = Instances.concatenate(parts) if parts else Instances.empty()
-    return crop_instances(joined, np.concatenate(areas) if areas else np.empty(0), scene.size)
-
-
-def crop_instances(
-    instances: Instances, area_before: np.ndarray, size: tuple[int, int]
-) -> Instances:
-    """Cut labels to the image (h, w) and drop what `geometry.keep_visible` gives up."""
-    cut = clip_instances(instances, (0.0, 0.0, size[1], size[0]))
-    return _select_visible(cut, area_before)
+    if not parts:
+        return Instances.empty()
+    inside = clip_instances(Instances.concatenate(parts), (0.0, 0.0, *scene.size[::-1]))
+    return _select_visible(inside, np.concatenate(areas))
 
 
 def _needed(instances: Instances) -> float:
@@ -330,10 +301,9 @@ def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
 
 def _kinds(instances: Instances) -> dict[str, tuple[int, ...]]:
     """Return the optional kinds of label that there are, with the shape of one object's."""
-    shapes: dict[str, tuple[int, ...]] = {"polygons": (), "corners": (4, 2)}
-    if instances.keypoints is not None:
-        shapes["keypoints"] = np.shape(instances.keypoints)[1:]
-    kept = {k: v for k, v in shapes.items() if getattr(instances, k) is not None}
+    points = np.zeros(0) if instances.keypoints is None else np.asarray(instances.keypoints)
+    found = {"polygons": (), "corners": (4, 2), "keypoints": points.shape[1:]}
+    kept = {k: shape for k, shape in found.items() if getattr(instances, k) is not None}
     return kept if len(instances) else {}
 
 
@@ -348,9 +318,9 @@ def _label_fault(sample: Sample, kinds: dict[str, tuple[int, ...]]) -> str:
     if sample.image_class is not None and not _is_class(np.asarray(sample.image_class)):
         return f"expected image_class as a whole number from 0 on, found {sample.image_class!r}"
     now = _kinds(instances)
-    for kind in kinds if count else ():
-        if kind not in now:
-            return f"expected {kind} as before, found none"
+    lost = kinds.keys() - now.keys() if count else ()
+    if lost:
+        return f"expected {min(lost)} as before, found none"
     shapes: dict[str, tuple[int, ...]] = {"boxes": (4,), "ignore": (), "area": (), "classes": ()}
     shapes |= {kind: kinds.get(kind, shape) for kind, shape in now.items() if kind != "polygons"}
     for kind, shape in shapes.items():
@@ -366,21 +336,16 @@ def _label_fault(sample: Sample, kinds: dict[str, tuple[int, ...]]) -> str:
         return f"expected ignore of type bool, found {instances.ignore.dtype}"
     if (instances.boxes[:, 2:] < instances.boxes[:, :2]).any():
         return "expected boxes_xyxy with x0 <= x1 and y0 <= y1"
-    return _polygon_fault(instances.polygons, count)
-
-
-def _is_class(ids: np.ndarray) -> bool:
-    return not ids.size or (ids.dtype.kind in "iu" and ids.min() >= 0)
-
-
-def _polygon_fault(polygons: list[Polygon] | None, count: int) -> str:
-    if polygons is None:
-        return ""
-    if len(polygons) != count:
+    polygons = instances.polygons
+    if polygons is not None and len(polygons) != count:
         return f"expected {count} polygons, found {len(polygons)}"
-    for ring in (ring for polygon in polygons for ring in polygon):
+    for ring in (ring for polygon in polygons or [] for ring in polygon):
         if np.ndim(ring) != 2 or np.shape(ring)[1] != 2 or len(ring) < 3:
             return f"expected polygons of rings (P, 2), P from 3 on, found {np.shape(ring)}"
         if not np.isfinite(ring).all():
             return "expected finite polygons"
     return ""
+
+
+def _is_class(ids: np.ndarray) -> bool:
+    return not ids.size or (ids.dtype.kind in "iu" and ids.min() >= 0)

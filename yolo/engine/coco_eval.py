@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO's scores: average precision and recall of boxes, masks and keypoints, by its definition.
+"""COCO's scores: average precision and recall of boxes, masks or keypoints, by its definition.
 
 The counting is faster-coco-eval's, whose numbers equal those of pycocotools. Both keep, for each
 image and class, the 100 most confident detections (20 for keypoints), whatever the caller's cap.
+Rotated boxes, which COCO doesn't have, are counted by the same rules.
 
 Shape letters: N objects of an image, K keypoints, T 10 overlap thresholds, R 101 recall levels,
 C classes, A object sizes.
@@ -16,28 +17,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo.nn.rotated import corners_to_xywhr, rotated_intersection
+from yolo.engine.overlaps import COCO_SIGMAS, IouType, rotated_overlaps
+from yolo.nn.rotated import corners_to_xywhr
 
 if TYPE_CHECKING:
     from yolo.data.sample import Instances
 
 LOGGER = logging.getLogger(__name__)
 
-IouType = Literal["bbox", "segm", "keypoints", "rotated"]
-
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 """Object areas in square pixels of the original image, both ends included."""
-
-COCO_SIGMAS = (
-    np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
-)
-"""Keypoint spreads of the 17 body points (https://cocodataset.org/#keypoints-eval)."""
 
 
 @dataclass(slots=True)
@@ -110,6 +105,15 @@ class Objects:
         if iou_type != "keypoints" or self.keypoints is None:
             return self.crowd
         return np.asarray(self.crowd | ~(self.keypoints[..., 2] > 0).any(axis=1))
+
+    def packed_masks(self) -> list[dict[str, Any]]:
+        """Return `rles` with their counts packed, the form that comparisons take."""
+        from faster_coco_eval import mask
+
+        return [
+            mask.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle
+            for rle in self.rles or []
+        ]
 
     def select(self, which: np.ndarray) -> Objects:
         """Return the objects at `which` (indices or a boolean mask), in that order."""
@@ -295,7 +299,7 @@ class _Rows:
             )
         ]
         if self.iou_type == "segm":
-            for row, rle in zip(rows, _compressed(objects), strict=True):
+            for row, rle in zip(rows, objects.packed_masks(), strict=True):
                 row["segmentation"] = rle
         elif self.iou_type == "keypoints" and rows:
             assert objects.keypoints is not None
@@ -305,16 +309,6 @@ class _Rows:
         return rows
 
 
-def _compressed(objects: Objects) -> list[dict[str, Any]]:
-    """Return the masks with their counts packed, the form that the comparisons take."""
-    from faster_coco_eval import mask
-
-    return [
-        mask.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle
-        for rle in objects.rles or []
-    ]
-
-
 def _area(objects: Objects, iou_type: IouType) -> np.ndarray:
     """Return the objects' areas, (N,) square pixels."""
     if objects.area is not None:
@@ -322,7 +316,7 @@ def _area(objects: Objects, iou_type: IouType) -> np.ndarray:
     if iou_type == "segm" and objects.rles:
         from faster_coco_eval import mask
 
-        return np.asarray(mask.area(_compressed(objects)), dtype=np.float64)
+        return np.asarray(mask.area(objects.packed_masks()), dtype=np.float64)
     if iou_type == "rotated" and objects.rotated is not None:
         return np.asarray(objects.rotated[:, 2] * objects.rotated[:, 3])
     if iou_type == "keypoints" and objects.keypoints is not None:
@@ -338,65 +332,3 @@ def _mask_size(objects: Objects) -> dict[str, int]:
         return {}
     height, width = objects.rles[0]["size"]
     return {"height": int(height), "width": int(width)}
-
-
-def overlaps(
-    found: Objects,
-    truth: Objects,
-    iou_type: IouType = "bbox",
-    sigmas: np.ndarray | None = None,
-) -> np.ndarray:
-    """Compare every detection of an image with every label, as COCO does.
-
-    Returns:
-        (N found, N truth) float64 in 0 .. 1: intersection over union, or keypoint similarity.
-        Against a crowd region it is the intersection over the detection's own area.
-    """
-    if not len(found) or not len(truth):
-        return np.zeros((len(found), len(truth)))
-    if iou_type == "keypoints":
-        return keypoint_similarity(found, truth, COCO_SIGMAS if sigmas is None else sigmas)
-    if iou_type == "rotated":
-        return rotated_overlaps(found, truth)
-    from faster_coco_eval import mask
-
-    crowd = truth.crowd.astype(int).tolist()
-    if iou_type == "segm":
-        return np.asarray(mask.iou(_compressed(found), _compressed(truth), crowd), np.float64)
-    return np.asarray(mask.iou(found.boxes_ltwh, truth.boxes_ltwh, crowd), dtype=np.float64)
-
-
-def rotated_overlaps(found: Objects, truth: Objects) -> np.ndarray:
-    """Return the exact overlaps of rotated boxes, (N found, N truth), as `overlaps` does."""
-    if found.rotated is None or truth.rotated is None:
-        raise ValueError("expected rotated boxes in detections and labels, got none")
-    shared = rotated_intersection(found.rotated, truth.rotated)
-    own, other = (boxes[:, 2:4].prod(axis=1) for boxes in (found.rotated, truth.rotated))
-    union = np.where(truth.crowd, own[:, None], own[:, None] + other - shared)
-    return np.asarray(shared / np.maximum(union, np.finfo(np.float64).tiny))
-
-
-def keypoint_similarity(found: Objects, truth: Objects, sigmas: np.ndarray) -> np.ndarray:
-    """Return object keypoint similarity, (N found, N truth).
-
-    For a label without visible points, distances count outside its doubled box, as in COCO.
-    Source: https://cocodataset.org/#keypoints-eval
-    """
-    if found.keypoints is None or truth.keypoints is None:
-        raise ValueError(
-            "expected keypoints in detections and labels, got none; "
-            "compare boxes with iou_type='bbox'"
-        )
-    points, labels = found.keypoints[:, None, :, :2], truth.keypoints[None, :, :, :2]
-    visible = np.asarray(truth.keypoints[None, :, :, 2] > 0)
-    ltwh = truth.boxes_ltwh
-    low = (ltwh[:, :2] - ltwh[:, 2:])[None, :, None]
-    high = (ltwh[:, :2] + 2 * ltwh[:, 2:])[None, :, None]
-    outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
-    none_visible = np.asarray(~visible.any(axis=-1, keepdims=True))
-    offset = np.where(none_visible[..., None], outside, points - labels)
-    area = ltwh[:, 2] * ltwh[:, 3] if truth.area is None else truth.area
-    spread = (2 * np.asarray(sigmas)) ** 2 * (area[None, :, None] + np.spacing(1)) * 2
-    likeness = np.exp(-(offset**2).sum(axis=-1) / spread)
-    counted = visible | none_visible
-    return np.asarray((likeness * counted).sum(axis=-1) / counted.sum(axis=-1))

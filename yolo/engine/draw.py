@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of predictions and of training batches, drawn with OpenCV.
+"""Predictions and labels drawn onto a picture, with OpenCV.
 
 Line widths, letters and points are fitted to the size of the picture. Labels stay inside it and
 avoid each other; in a crowd only the surest objects get one, so that the picture stays visible.
@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from yolo.data.images import cv2
-from yolo.engine.records import write_image
 from yolo.engine.text import Color, Lettering
 
 _HEX = (
@@ -37,7 +35,7 @@ _LABELLED = 0.35  # share of the picture that labels may hide
 _CROWD = 20  # objects from which letters shrink with them
 _SMALL_LETTERS = 8  # px
 _SHARED = 0.2  # share of a label that others may hide
-_PAPER: Color = (38, 34, 32)
+PAPER: Color = (38, 34, 32)
 _TRACK: Color = (88, 82, 78)
 
 
@@ -331,7 +329,7 @@ def draw_probs(
     row = line + thick + margin
     width = min(max([letters.size(t)[0] for t in texts], default=0) + 2 * margin, image.shape[1])
     panel = image[: row * len(texts) + margin, :width]
-    panel[:] = np.rint(panel * 0.25 + np.asarray(_PAPER, np.float32) * 0.75).astype(np.uint8)
+    panel[:] = np.rint(panel * 0.25 + np.asarray(PAPER, np.float32) * 0.75).astype(np.uint8)
     for i, (text, (_, p)) in enumerate(zip(texts, lines, strict=True)):
         top = margin + i * row
         letters.write(image, text, margin, top, (255, 255, 255))
@@ -339,92 +337,3 @@ def draw_probs(
         track[:] = _TRACK
         track[:, : round(track.shape[1] * float(np.clip(p, 0, 1)))] = color_of(0)
     return image
-
-
-def draw_batch(
-    images: Sequence[np.ndarray],
-    labels: Sequence[Marks],
-    names: Mapping[int, str],
-    captions: Sequence[str] | None = None,
-    *,
-    limit: int = 16,
-    max_side: int = 1920,
-) -> np.ndarray:
-    """Draw up to `limit` images with their marks as a tidy grid.
-
-    Args:
-        images: (H, W, C) images, BGR for three channels; sizes may differ.
-        labels: what to draw on each, in pixels of that image.
-        names: class id -> name.
-        captions: a line for each image, its file name say.
-        limit: most images shown.
-        max_side: the grid's longest side, pixels.
-
-    Returns:
-        (H, W, 3) uint8 BGR picture.
-    """
-    count = min(len(images), limit)
-    if not count:
-        return np.full((64, 64, 3), _PAPER, np.uint8)
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    tallest = max(image.shape[0] for image in images[:count])
-    widest = max(image.shape[1] for image in images[:count])
-    gap = 4
-    letters = Lettering(9)
-    strip = letters.size("Ag")[1] + 3 if captions else 0
-    gain = min(
-        (max_side - gap * (columns + 1)) / (columns * widest),
-        (max_side - (gap + strip) * (rows + 1)) / (rows * tallest),
-        max(1.0, 320 / max(tallest, widest)),  # tiny images are enlarged to read their labels
-    )
-    cell_h, cell_w = max(round(tallest * gain), 1), max(round(widest * gain), 1)
-    size = (rows * (cell_h + strip + gap) + gap, columns * (cell_w + gap) + gap, 3)
-    sheet = np.full(size, _PAPER, np.uint8)
-    for i in range(count):
-        cell = _draw_cell(images[i], labels[i], names, gain, (cell_h, cell_w))
-        top = gap + (i // columns) * (cell_h + strip + gap)
-        left = gap + (i % columns) * (cell_w + gap)
-        top += (cell_h - cell.shape[0]) // 2
-        left += (cell_w - cell.shape[1]) // 2
-        sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-        if captions:
-            # Under the picture, so that it hides nothing.
-            text = letters.fit(captions[i], cell.shape[1])
-            letters.write(sheet, text, left, top + cell.shape[0] + 3, (235, 235, 235))
-    return sheet
-
-
-def _draw_cell(
-    image: np.ndarray,
-    marks: Marks,
-    names: Mapping[int, str],
-    gain: float,
-    limit: tuple[int, int],
-) -> np.ndarray:
-    height = min(max(round(image.shape[0] * gain), 1), limit[0])
-    width = min(max(round(image.shape[1] * gain), 1), limit[1])
-    how = cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR
-    cell = cv2.resize(viewable(image), (width, height), interpolation=how)
-    return draw_marks(cell, marks.scaled(gain, (height, width)), names)
-
-
-def save_batch(
-    file: Path,
-    images: np.ndarray,
-    labels: Sequence[Marks],
-    names: Mapping[int, str],
-    paths: Sequence[str],
-) -> None:
-    """Write a loader's batch as a picture.
-
-    Args:
-        file: JPEG to write.
-        images: (B, H, W, C) as in `Batch.images`, RGB for three channels.
-        labels: what to draw on each.
-        names: class id -> name.
-        paths: files the images came from, for the captions.
-    """
-    if images.shape[-1] == 3:
-        images = images[..., ::-1]
-    write_image(file, draw_batch(list(images), labels, names, [Path(p).name for p in paths]))

@@ -146,6 +146,7 @@ def train_loader(trainer: TrainerParts) -> TrainLoader:
         workers=worker_count(config),
         rect=config.rect,
         stride=max(trainer.model.stride),
+        sampler=config.sampler,
         pin_memory=trainer.device.type == "cuda",
         extras=extras(config, trainer.spec, trainer.data),
     )
@@ -245,7 +246,7 @@ def resize_images(images: Tensor, size: Size) -> Tensor:
 
 
 def resize_targets(targets: Targets, size: Size) -> Targets:
-    """Scale boxes and ignored regions from `targets.size` to (h, w); `extras` are left alone."""
+    """Return targets with boxes and ignored regions scaled to (h, w), and the `extras` as given."""
     (old_h, old_w), (h, w) = targets.size, size
 
     def scaled(boxes: Tensor) -> Tensor:  # plain numbers, since a new tensor would have to travel
@@ -253,4 +254,5 @@ def resize_targets(targets: Targets, size: Size) -> Targets:
         return torch.stack((x, y), -1).flatten(-2)
 
     ignore = None if targets.ignore is None else scaled(targets.ignore)
-    return replace(targets, boxes=scaled(targets.boxes), ignore=ignore, size=size)
+    boxes, extras = scaled(targets.boxes), dict(targets.extras)  # a task may put scaled ones in
+    return replace(targets, boxes=boxes, ignore=ignore, size=size, extras=extras)

@@ -21,14 +21,13 @@ from yolo.engine.coco_eval import (
     RECALL_LEVELS,
     SIZES,
     CocoScores,
-    IouType,
     Objects,
     coco_scores,
-    overlaps,
 )
 from yolo.engine.confusion import ConfusionMatrix, match
 from yolo.engine.curves import CONFIDENCES, confidence_curves
-from yolo.engine.table import Row, Table
+from yolo.engine.overlaps import IouType, overlaps
+from yolo.engine.table import Row, Table, aligned
 
 
 @dataclass(slots=True)
@@ -343,7 +342,7 @@ class TaskMetrics(Table):
     @property
     def maps(self) -> np.ndarray:
         """(C,) average precision by class id, summed over parts."""
-        return np.asarray(sum(part.maps for part in self.parts))
+        return sum((part.maps for part in self.parts), start=np.zeros(len(self.names)))
 
     @property
     def ap_class_index(self) -> np.ndarray:
@@ -391,27 +390,25 @@ class TaskMetrics(Table):
 
     def table(self, per_class: bool = True) -> str:
         """Return the mean results and, where there are several classes, those of each, as text."""
-        heads = (
-            f"{head:>11}"
-            for part in self.parts
-            for head in (f"{part.title}(P", "R", "mAP50", "mAP50-95)")
-        )
-        lines = [f"{'Class':>22}{'Images':>11}{'Instances':>11}{''.join(heads)}"]
-        rows = [("all", len(self.records), int(self.nt_per_class.sum()), self.mean_results())]
+        heads = [
+            head for part in self.parts for head in (f"{part.title}(P", "R", "mAP50", "mAP50-95)")
+        ]
+        total = int(self.nt_per_class.sum())
+        rows: list[list[Any]] = [
+            ["Class", "Images", "Instances", *heads],
+            ["all", len(self.records), total, *self.mean_results()],
+        ]
         if per_class and len(self.ap_class_index) > 1:
             rows += [
-                (
+                [
                     self.names[c],
                     int(self.nt_per_image[c]),
                     int(self.nt_per_class[c]),
-                    list(self.class_result(i)),
-                )
+                    *self.class_result(i),
+                ]
                 for i, c in enumerate(self.ap_class_index.tolist())
             ]
-        for name, images, instances, values in rows:
-            numbers = "".join(f"{value:>11.3g}" for value in values)
-            lines.append(f"{name[:21]:>22}{images:>11}{instances:>11}{numbers}")
-        return "\n".join(lines)
+        return aligned(rows)
 
     def plot(self, save_dir: str | Path | None = None) -> list[Path]:
         """Draw the curves of each part and both confusion matrices into `save_dir`."""

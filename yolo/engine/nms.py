@@ -16,7 +16,7 @@ matrix over all candidates nor a step of Python for each of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,19 +71,17 @@ def non_max_suppression(
         )
     nc = nc or pred.shape[1] - 4
     wanted = None if classes is None else sorted(set(classes))
-    several = multi_label and nc > 1
-    options = (conf, iou, nc, wanted, agnostic, several, max_det, max_nms, rotated)
+    rule = _Rule(conf, iou, nc, wanted, agnostic, multi_label and nc > 1, max_det, max_nms, rotated)
     pairs: list[tuple[Any, Any]]
     if isinstance(pred, np.ndarray):
-        pairs = [_suppress(image.astype(np.float32, copy=False), *options) for image in pred]
+        pairs = [_suppress(image.astype(np.float32, copy=False), rule) for image in pred]
     elif pred.device.type == "cpu":
         import torch
 
-        arrays = pred.detach().float().numpy()
-        found = [_suppress(image, *options) for image in arrays]
+        found = [_suppress(image, rule) for image in pred.detach().float().numpy()]
         pairs = [(torch.from_numpy(rows), torch.from_numpy(places)) for rows, places in found]
     else:
-        pairs = [_suppress_on_device(image.detach().float(), *options) for image in pred]
+        pairs = [_suppress_on_device(image.detach().float(), rule) for image in pred]
     kept = [rows for rows, _ in pairs]
     return (kept, [places for _, places in pairs]) if return_indices else kept
 
@@ -111,70 +109,72 @@ def filter_rows(
     return kept
 
 
-def _suppress(
-    image: np.ndarray,
-    conf: float,
-    iou: float,
-    nc: int,
-    classes: list[int] | None,
-    agnostic: bool,
-    multi_label: bool,
-    max_det: int,
-    max_nms: int,
-    rotated: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+class _Rule(NamedTuple):
+    """The options of `non_max_suppression`; `classes` sorted, `multi_label` only for several."""
+
+    conf: float
+    iou: float
+    nc: int
+    classes: list[int] | None
+    agnostic: bool
+    multi_label: bool
+    max_det: int
+    max_nms: int
+    rotated: bool
+
+    @property
+    def shape(self) -> list[int]:
+        """The rows of a prediction that make the box."""
+        return [0, 1, 2, 3, -1] if self.rotated else [0, 1, 2, 3]
+
+
+def _suppress(image: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (n, 6 + E) and anchors (n,) of one image (4 + C + E, A)."""
-    shape = [0, 1, 2, 3, -1] if rotated else [0, 1, 2, 3]
-    anchors, labels, scores = _candidates(image, shape, conf, nc, classes, multi_label)
-    if len(scores) > max_nms:
+    anchors, labels, scores = _candidates(image, rule)
+    most = rule.max_nms
+    if len(scores) > most:
         # A partition is several times faster than sorting everything; ties are cut by the sort.
-        good = np.flatnonzero(scores >= np.partition(scores, -max_nms)[-max_nms])
+        good = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
         anchors, labels, scores = anchors[good], labels[good], scores[good]
-    order = np.argsort(-scores, kind="stable")[:max_nms]
+    order = np.argsort(-scores, kind="stable")[:most]
     anchors, labels, scores = anchors[order], labels[order], scores[order]
 
-    groups = np.zeros_like(labels) if agnostic else labels
+    groups = np.zeros_like(labels) if rule.agnostic else labels
     boxes = image[:4, anchors]
-    if rotated:
-        kept = survivors(np.ascontiguousarray(image[shape][:, anchors].T), groups, iou, max_det)
+    if rule.rotated:
+        turned = np.ascontiguousarray(image[rule.shape][:, anchors].T)
+        kept = survivors(turned, groups, rule.iou, rule.max_det)
     else:
         x, y, half_w, half_h = boxes * np.array([[1], [1], [0.5], [0.5]], dtype=np.float32)
         boxes = np.stack((x - half_w, y - half_h, x + half_w, y + half_h))
-        kept = _greedy(boxes, groups, iou, max_det)
+        kept = _greedy(boxes, groups, rule.iou, rule.max_det)
     anchors = anchors[kept]
     rows = np.concatenate(
-        (boxes[:, kept], scores[None, kept], labels[None, kept], image[4 + nc :, anchors])
+        (boxes[:, kept], scores[None, kept], labels[None, kept], image[4 + rule.nc :, anchors])
     )
     return np.ascontiguousarray(rows.T, dtype=np.float32), anchors
 
 
-def _candidates(
-    image: np.ndarray,
-    shape: list[int],
-    conf: float,
-    nc: int,
-    classes: list[int] | None,
-    multi_label: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _candidates(image: np.ndarray, rule: _Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return anchors, classes and scores (n,) over `conf`, by anchor, then by class.
 
-    `shape` are the rows of `image` that make the box; they have to be finite.
+    What makes the box has to be finite.
     """
-    scores = image[4 : 4 + nc]
+    scores = image[4 : 4 + rule.nc]
     best = scores.max(axis=0)
     if not np.isfinite(best).all():
         scores = np.where(np.isfinite(scores), scores, -np.inf)
         best = scores.max(axis=0)
-    anchors = np.flatnonzero(best > conf)
-    anchors = anchors[np.isfinite(image[shape][:, anchors]).all(axis=0)]
+    anchors = np.flatnonzero(best > rule.conf)
+    anchors = anchors[np.isfinite(image[rule.shape][:, anchors]).all(axis=0)]
     scores = scores[:, anchors]
-    if multi_label:
-        which, labels = np.nonzero((scores > conf).T)
+    if rule.multi_label:
+        which, labels = np.nonzero((scores > rule.conf).T)
         anchors, values = anchors[which], scores[labels, which]
     else:
         labels, values = scores.argmax(axis=0), best[anchors]
-    if classes is not None:
-        good = np.isin(labels, classes)
+    if rule.classes is not None:
+        good = np.isin(labels, rule.classes)
         anchors, labels, values = anchors[good], labels[good], values[good]
     return anchors, labels, values
 
@@ -212,47 +212,37 @@ def _conflicts(
     return conflict
 
 
-def _suppress_on_device(
-    image: Any,
-    conf: float,
-    iou: float,
-    nc: int,
-    classes: list[int] | None,
-    agnostic: bool,
-    multi_label: bool,
-    max_det: int,
-    max_nms: int,
-    rotated: bool = False,
-) -> tuple[Any, Any]:
+def _suppress_on_device(image: Any, rule: _Rule) -> tuple[Any, Any]:
     """Do as `_suppress` does, on a tensor's own device."""
     import torch
 
-    scores = image[4 : 4 + nc]
-    turned = image[[0, 1, 2, 3, -1] if rotated else [0, 1, 2, 3]]
+    scores, turned = image[4 : 4 + rule.nc], image[rule.shape]
     scores = torch.where(scores.isfinite() & turned.isfinite().all(0), scores, -torch.inf)
-    if multi_label:
-        anchors, labels = torch.nonzero(scores.t() > conf, as_tuple=True)
+    if rule.multi_label:
+        anchors, labels = torch.nonzero(scores.t() > rule.conf, as_tuple=True)
         values = scores[labels, anchors]
     else:
         best, label = scores.max(0)
-        anchors = torch.nonzero(best > conf).flatten()
+        anchors = torch.nonzero(best > rule.conf).flatten()
         labels, values = label[anchors], best[anchors]
-    if classes is not None:
-        good = torch.isin(labels, torch.tensor(classes, dtype=labels.dtype, device=labels.device))
+    if rule.classes is not None:
+        wanted = torch.tensor(rule.classes, dtype=labels.dtype, device=labels.device)
+        good = torch.isin(labels, wanted)
         anchors, labels, values = anchors[good], labels[good], values[good]
-    order = values.argsort(descending=True, stable=True)[:max_nms]
+    order = values.argsort(descending=True, stable=True)[: rule.max_nms]
     anchors, labels, values = anchors[order], labels[order], values[order]
 
-    groups = torch.zeros_like(labels) if agnostic else labels
-    if rotated:
+    groups = torch.zeros_like(labels) if rule.agnostic else labels
+    if rule.rotated:
         boxes = image[:4, anchors].T
-        kept = survivors(turned[:, anchors].T, groups, iou, max_det)
+        kept = survivors(turned[:, anchors].T, groups, rule.iou, rule.max_det)
     else:
         centre, half = image[:2, anchors].T, image[2:4, anchors].T / 2
         boxes = torch.cat((centre - half, centre + half), 1)
-        kept = _kept_on_device(boxes, groups, iou)[:max_det]
+        kept = _kept_on_device(boxes, groups, rule.iou)[: rule.max_det]
     anchors = anchors[kept]
-    rows = (boxes[kept], values[kept, None], labels[kept, None].float(), image[4 + nc :, anchors].T)
+    extra = image[4 + rule.nc :, anchors].T
+    rows = (boxes[kept], values[kept, None], labels[kept, None].float(), extra)
     return torch.cat(rows, 1), anchors
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from yolo.data.letterbox import Placement, letterbox, rect_shape
+from yolo.data.letterbox import Placement, letterbox, place, rect_shape
 from yolo.data.sources import Frame, Source
 from yolo.engine.events import Callbacks
 from yolo.engine.results import STAGES, Results
@@ -58,7 +58,9 @@ class Backend(Protocol):
     def __call__(self, images: Any) -> Any:
         """Run (B, H, W, C) uint8 or uint16 images, BGR for three channels.
 
-        A backend whose `takes_tensors` is true runs (B, C, H, W) float tensors, RGB 0..1, too.
+        A backend whose `takes_tensors` is true runs (B, C, H, W) float tensors, RGB 0..1, too. One
+        whose `nms` is true gives rows after suppression. One whose `raw` is true takes images as
+        they are, letterboxes them itself and gives boxes in their pixels.
         """
         ...
 
@@ -150,6 +152,16 @@ class Predictor:
         """The run folder, None until something is written."""
         return self.writer.folder
 
+    @property
+    def plotted_img(self) -> np.ndarray | None:
+        """The last picture drawn for a file or window."""
+        return self.writer.picture
+
+    @property
+    def txt_path(self) -> Path | None:
+        """The last label file written."""
+        return self.writer.label_file
+
     def __call__(self, source: Any, stream: bool = False) -> list[Results] | Iterator[Results]:
         """Predict on a source (yolo/data/sources.py).
 
@@ -174,6 +186,8 @@ class Predictor:
     def prepare(self, frame: Frame) -> Prepared:
         """Place one image on its canvas."""
         shape = frame.image.shape[0], frame.image.shape[1]
+        if getattr(self.backend, "raw", False):
+            return Prepared(frame, frame.image, Placement(1.0, 1.0, 0, 0, shape))
         whole = not (shape[0] % self.backend.stride or shape[1] % self.backend.stride)
         if (
             frame.tensor is not None
@@ -183,6 +197,15 @@ class Predictor:
         ):
             return Prepared(frame, frame.tensor, Placement(1.0, 1.0, 0, 0, shape))
         return Prepared(frame, *self.place(frame.image))
+
+    def inside(self, item: Prepared) -> tuple[tuple[int, int], Placement]:
+        """Return canvas and placement as the network saw them, which a raw backend makes itself."""
+        if not getattr(self.backend, "raw", False):
+            return item.canvas_shape, item.placement
+        shape, size = item.canvas_shape, self.backend.imgsz
+        if self.backend.dynamic:
+            size = rect_shape(shape[0], shape[1], size, self.backend.stride)
+        return size, place(shape, size)[0]
 
     def place(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """Return the canvas of an image (H, W, C), and where the image lies on it."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from yolo.cfg.load import write_yaml
 from yolo.data.class_folders import CLASSES
-from yolo.engine import charts, draw
+from yolo.engine import charts, sheet
 from yolo.engine.resume import options_of
 from yolo.engine.table import loss_column
 
@@ -121,7 +121,7 @@ def log_end(trainer: Trainer, metrics: Any) -> None:
 
 def picture_batch(trainer: Trainer, batch: Batch) -> None:
     """Draw a training batch as train_batch<N>.jpg."""
-    draw.save_batch(
+    sheet.save_batch(
         trainer.save_dir / f"train_batch{trainer.iteration}.jpg",
         batch.images.numpy(),
         [trainer.validator.label_marks(batch, i) for i in range(len(batch))],

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from yolo.engine.results import Results
 
 
+def text_row(*columns: Any, digits: int = 6) -> str:
+    """Return numbers and arrays, one behind the other, as a line of text."""
+    numbers = np.concatenate([np.ravel(column) for column in columns])
+    return " ".join(f"{number:.{digits}g}" for number in numbers)
+
+
 def label_rows(result: Results, save_conf: bool) -> list[str]:
     """Return one normalised label row an object, six significant digits a number.
 
@@ -47,8 +53,7 @@ def label_rows(result: Results, save_conf: bool) -> list[str]:
             columns.append(found.conf[i])
         if found.id is not None:
             columns.append(found.id[i])
-        numbers = np.concatenate([np.ravel(column) for column in columns])
-        rows.append(" ".join(f"{number:g}" for number in numbers))
+        rows.append(text_row(*columns))
     return rows
 
 

@@ -26,10 +26,6 @@ from yolo.engine.containers import (
     Keypoints,
     Masks,
     Probs,
-    as_array,
-    move,
-    pick,
-    to_numpy,
 )
 from yolo.engine.draw import Marks, draw_marks, draw_probs, viewable
 from yolo.engine.records import (
@@ -40,6 +36,7 @@ from yolo.engine.records import (
     write_image,
 )
 from yolo.engine.table import Row, Table
+from yolo.engine.tensors import as_array, move, pick, to_numpy
 
 __all__ = ["OBB", "Boxes", "Container", "Keypoints", "Masks", "Probs", "Results"]
 
@@ -210,6 +207,14 @@ class Results(Table):
     def rows(self) -> Boxes | OBB | None:
         """The boxes of either kind, upright or rotated, or None."""
         return self.boxes if self.boxes is not None else self.obb
+
+    def tracked(self, index: Any, ids: np.ndarray) -> Results:
+        """Return the objects at `index` with these track ids, one each."""
+        result = self[index]
+        for name in ("boxes", "obb"):
+            rows = getattr(result, name)
+            setattr(result, name, None if rows is None else rows.with_ids(ids))
+        return result
 
     def name_of(self, class_id: float) -> str:
         """Return the name of a class, its number where it has none."""

@@ -8,6 +8,7 @@ import csv
 import importlib
 import io
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from yolo.errors import MissingPackageError
@@ -18,6 +19,15 @@ Row = dict[str, Any]
 def loss_column(split: str, name: str) -> str:
     """Return the column of a loss term: "train/box_loss", and "train/loss" for an only one."""
     return f"{split}/{name}" if name == "loss" else f"{split}/{name}_loss"
+
+
+def aligned(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as lines of text: a name, then columns of numbers, three digits of a float."""
+
+    def cell(value: Any) -> str:
+        return f"{value:>11.3g}" if isinstance(value, float) else f"{value:>11}"
+
+    return "\n".join(f"{name[:21]:>22}{''.join(map(cell, values))}" for name, *values in rows)
 
 
 class Table:

@@ -6,8 +6,8 @@ the first frame comes. A `Tracker` belongs to one stream of frames and holds all
 of it. Boxes are matched whatever their class; what else a result holds (masks, keypoints) stays
 with its box.
 
-Sources: Zhang et al., ByteTrack, arXiv:2110.06864; Aharon et al., BoT-SORT, arXiv:2206.14651; Cao et
-al., OC-SORT, arXiv:2203.14360; Bewley et al., SORT, arXiv:1602.00763; Yang et al., C-BIoU,
+Sources: Zhang et al., ByteTrack, arXiv:2110.06864; Aharon et al., BoT-SORT, arXiv:2206.14651;
+Cao et al., OC-SORT, arXiv:2203.14360; Bewley et al., SORT, arXiv:1602.00763; Yang et al., C-BIoU,
 arXiv:2211.14317.
 """
 
@@ -27,10 +27,14 @@ from yolo.engine.draw import viewable
 from yolo.errors import ConfigError, MissingPackageError, nearest
 
 if TYPE_CHECKING:
+    from yolo.cfg.schema import PredictConfig
     from yolo.engine.predictor import Predictor
     from yolo.engine.results import Results
 
 LOGGER = logging.getLogger(__name__)
+
+CONF = 0.1
+"""The default score floor of tracking: weak detections may belong to objects known already."""
 
 TRACKERS: Mapping[str, str] = {
     "botsort": "BoTSORTTracker",
@@ -95,7 +99,7 @@ class Tracker:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"tracker {kind!r}: {given}: {error}") from None
         # The others warn when they get an image.
-        self._sees = hasattr(self._tracker, "enable_cmc")
+        self._sees = bool(getattr(self._tracker, "enable_cmc", False))
         self._started = False
 
     def reset(self) -> None:
@@ -123,10 +127,7 @@ class Tracker:
             ids = self._match(found, result.orig_img)
         self._started = True
         kept = np.flatnonzero(ids >= 0)
-        tracked = result[kept]
-        name = "boxes" if result.boxes is not None else "obb"
-        setattr(tracked, name, rows[kept].with_ids(ids[kept] + 1))
-        return tracked
+        return result.tracked(kept, ids[kept] + 1)
 
     def _match(self, found: Any, image: np.ndarray) -> np.ndarray:
         """Show the tracker one frame; return (N,) ids from 0, -1 for none."""
@@ -152,11 +153,21 @@ class Follower:
     Args:
         tracker: what to follow with.
         keep: go on across videos; else each video of the source starts afresh.
+        asked: what the user asked for by `tracker=`.
     """
 
-    def __init__(self, tracker: Tracker, keep: bool) -> None:
-        self.tracker, self.keep = tracker, keep
+    def __init__(self, tracker: Tracker, keep: bool, asked: Any = None) -> None:
+        self.tracker, self.keep, self.asked = tracker, keep, asked
         self._stream: int | None = None
+
+    @classmethod
+    def for_call(cls, config: PredictConfig, last: Follower | None) -> Follower:
+        """Return the follower of a call with these options, after one with `last`."""
+        asked = config.tracker
+        if isinstance(asked, Tracker):
+            return cls(asked, True, asked)
+        goes_on = config.persist and last is not None and last.asked == asked
+        return cls(last.tracker if last and goes_on else Tracker(asked), config.persist, asked)
 
     def __call__(self, predictor: Predictor) -> None:
         """Replace the results of the batch at hand by tracked ones."""

@@ -13,20 +13,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo.data.loader import normalize
 from yolo.engine.coco_eval import Objects
+from yolo.engine.draw import Marks
 from yolo.engine.events import Callbacks
 from yolo.engine.folders import free_stem
 from yolo.engine.image_ids import unique_image_ids
-from yolo.engine.inputs import loader_for
+from yolo.engine.inputs import loader_for, preprocess
 from yolo.engine.metrics import ImageRecord
 from yolo.engine.runtime import autocast_dtype
+from yolo.engine.sheet import save_batch
 from yolo.engine.table import loss_column
 from yolo.errors import DataError
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from yolo.cfg.schema import ValConfig
     from yolo.data.index import LabelIndex
     from yolo.data.loader import Batch, ValLoader
-    from yolo.engine.draw import Marks
     from yolo.engine.progress import Progress
     from yolo.tasks.spec import TaskSpec
 
@@ -94,6 +94,8 @@ class Validator:
         training: True when a trainer runs this after an epoch.
         plots: True when figures and pictures are written.
         stride: pixels a cell of each level of the model.
+        canvas: (h, w) of the current batch, pixels.
+        finished: the model gives rows after suppression, as exported files can.
         dataloader, device, names, save_dir, args, confusion_matrix: as named.
     """
 
@@ -116,6 +118,8 @@ class Validator:
         self.device = torch.device(device or "cpu")
         self.names: dict[int, str] = {}
         self.stride: tuple[int, ...] = (1,)
+        self.canvas = (0, 0)
+        self.finished = False
         self.metrics: Metrics = self.make_metrics()
         self.dataloader: ValLoader | None = None
         self.jdict: list[dict[str, Any]] = []
@@ -158,7 +162,11 @@ class Validator:
 
     def label_marks(self, batch: Batch, i: int) -> Marks:
         """Return what to draw for the i-th image's labels, on the batch's canvas."""
-        raise NotImplementedError(f"{type(self).__name__} must say how labels are drawn")
+        real = batch.targets.mask[i]
+        boxes, classes = (
+            x[i][real].cpu().numpy() for x in (batch.targets.boxes, batch.targets.classes)
+        )
+        return Marks(boxes, classes)
 
     def output_marks(self, output: Any) -> Marks:
         """Return what to draw for one image's output, on the batch's canvas."""
@@ -176,7 +184,7 @@ class Validator:
         """Labels of the images that are validated."""
         if self.dataloader is None:
             raise ValueError("the validator has no labels yet; call run(model, loader) first")
-        return cast("LabelIndex", self.dataloader.index)
+        return self.dataloader.index
 
     @property
     def losses(self) -> dict[str, float]:
@@ -240,6 +248,7 @@ class Validator:
         self.device = torch.device(self.wanted_device or at)
         self.dataloader, self.training = loader, not final
         self.stride = tuple(getattr(model, "stride", (1,)))
+        self.finished = bool(getattr(model, "nms", False))
         self.plots = self.args.plots and final
         self.names = {int(k): str(v) for k, v in dict(getattr(model, "names", {})).items()}
         highest = int(np.flatnonzero(self.index.class_counts()).max(initial=-1))
@@ -262,8 +271,8 @@ class Validator:
         """Run one batch through the model, timing the stages."""
         dtype = self.autocast
         with self._timed("preprocess"):
-            batch = batch.to(self.device, non_blocking=True)
-            x = normalize(batch.images, torch.float32)
+            x, targets = preprocess(batch, self.device)
+            self.canvas = x.shape[-2], x.shape[-1]
         with (
             self._timed("inference"),
             torch.autocast(self.device.type, dtype, enabled=dtype is not None),
@@ -273,7 +282,7 @@ class Validator:
             raw = {k: v.float() if v.is_floating_point() else v for k, v in raw.items()}
         if criterion is not None:
             with self._timed("loss"):
-                self._add_loss(criterion(raw, batch.targets).parts, len(x))
+                self._add_loss(criterion(raw, targets).parts, len(x))
         with self._timed("inference"):
             decoded = model.decode(raw)
         with self._timed("postprocess"):
@@ -287,12 +296,15 @@ class Validator:
     def _record(self, batch: Batch, outputs: Sequence[Any]) -> None:
         for i, output in enumerate(outputs):
             place = int(batch.indices[i])
+            found = self.to_objects(batch, i, output)
+            if self.args.single_cls:  # the model may know several
+                found.classes[:] = 0
             record = ImageRecord(
                 place,
                 self._image_ids[place],
                 str(batch.paths[i]),
                 (int(batch.original_shapes[i][0]), int(batch.original_shapes[i][1])),
-                self.to_objects(batch, i, output),
+                found,
                 self.label_objects(place),
             )
             self.metrics.update(record)
@@ -335,8 +347,6 @@ class Validator:
 
     def _picture(self, batch: Batch, outputs: Sequence[Any]) -> None:
         """Write val_batch<i>_labels.jpg and val_batch<i>_pred.jpg."""
-        from yolo.engine.draw import save_batch
-
         images = batch.images.cpu().numpy()
         self.save_dir.mkdir(parents=True, exist_ok=True)
         for kind, marks in (

@@ -31,12 +31,21 @@ class Writer:
     Args:
         config: options of the run.
         task: name of the task, part of the default run folder.
+
+    Attributes:
+        mode: default name of the run folder.
+        folder: the run folder, None until something is written.
+        picture: the last one drawn.
+        label_file: the last one written.
     """
 
     def __init__(self, config: PredictConfig, task: str) -> None:
         self.config = config
         self.task = task
+        self.mode = "predict"
         self.folder: Path | None = None
+        self.picture: np.ndarray | None = None
+        self.label_file: Path | None = None
         self._taken: set[str] = set()
         self._item, self._stem = (0, ""), ""  # at hand
         self._video: Any = None
@@ -58,7 +67,7 @@ class Writer:
         stem = self._stem_of(frame)
         numbered = f"{stem}_{frame.number}" if frame.is_video else stem
         if self.config.save_txt:
-            path = folder / "labels" / f"{numbered}.txt"
+            path = self.label_file = folder / "labels" / f"{numbered}.txt"
             path.unlink(missing_ok=True)  # save_txt appends; a new run starts afresh
             result.save_txt(path, save_conf=self.config.save_conf)
         if self.config.save_crop:
@@ -103,13 +112,14 @@ class Writer:
             boxes=config.show_boxes,
             line_width=config.line_width,
         )
+        self.picture = picture
         return picture
 
     def _ensure_folder(self) -> Path:
         if self.folder is None:
             config = self.config
             self.folder = run_folder(
-                config.project, config.name, self.task, "predict", config.exist_ok
+                config.project, config.name, self.task, self.mode, config.exist_ok
             )
         return self.folder
 

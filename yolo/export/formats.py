@@ -27,7 +27,8 @@ class Job:
 
     Attributes:
         config: the options of the export.
-        metadata: what the file says of itself, text by key, in Python's notation.
+        metadata: what the file says of itself, plain data by key; `yolo.export.metadata` writes
+            it as text (`as_text`) or JSON (`as_json`).
         inputs: names of the graph's inputs, in their order.
         outputs: names of its outputs, in their order.
         axes: the sizes that stay free, by input and output; empty for a static file.
@@ -36,7 +37,7 @@ class Job:
     """
 
     config: ExportConfig
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, Any]
     inputs: tuple[str, ...] = ("images",)
     outputs: tuple[str, ...] = ("output0",)
     axes: Axes = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Format:
             which writes the file or folder `path`.
         takes: options of the export that mean something for it, beyond those all formats have.
         folder: the result is a folder.
+        device: kind of device that its runtime proves it on, None where it is that of the export.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Format:
     writer: str
     takes: frozenset[str]
     folder: bool = False
+    device: str | None = None
 
 
 FORMATS: Registry[Format] = Registry("export format")
@@ -69,20 +72,22 @@ _GRAPH = frozenset({"half", "dynamic", "nms", "preprocess", "postprocess"})
 
 for _format in (
     Format("torchscript", ".torchscript", "yolo.export.torchscript:write", _GRAPH),
-    Format("onnx", ".onnx", "yolo.export.onnx:write", _GRAPH | {"opset", "simplify"}),
-    Format("torch_export", ".pt2", "yolo.export.torch_export:write", _GRAPH),
+    Format("onnx", ".onnx", "yolo.export.onnx:write", _GRAPH | {"opset", "simplify"}, device="cpu"),
+    Format("torch_export", ".pt2", "yolo.export.torch_export:write", _GRAPH | {"compile"}),
     Format(
         "openvino",
         "_openvino_model",
         "yolo.export.openvino:write",
         _GRAPH | {"int8", "simplify"},
         folder=True,
+        device="cpu",
     ),
     Format(
         "engine",
         ".engine",
         "yolo.export.engine:write",
         _GRAPH | {"int8", "simplify", "workspace"},
+        device="cuda",
     ),
 ):
     FORMATS.add(_format.name, _format)

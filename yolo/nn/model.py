@@ -47,12 +47,13 @@ class BaseModel(nn.Module):
 
     Args:
         cfg: a network's name ("yolov8n.yaml"), a path, or the description itself, such as
-            `yaml` of another model.
+            `yaml` of another model; None takes `default_cfg`.
         ch: channels of the image; None takes the description's `ch`, else 3.
         nc: number of classes; None takes the description's `nc`, else 80.
         verbose: log the table of layers.
 
     Attributes:
+        default_cfg: what is built when no `cfg` is given.
         model: the rows' modules, an ``nn.Sequential``.
         rows: what each row reads.
         save: numbers of the rows whose output a later row reads.
@@ -64,18 +65,19 @@ class BaseModel(nn.Module):
         ModelError: if a row is wrong, naming its number and text.
     """
 
+    default_cfg = "yolov8n.yaml"
     yaml: dict[str, Any]
     stride: tuple[int, ...]
 
     def __init__(
         self,
-        cfg: str | Path | Mapping[str, Any],
+        cfg: str | Path | Mapping[str, Any] | None = None,
         ch: int | None = None,
         nc: int | None = None,
         verbose: bool = False,
     ) -> None:
         super().__init__()
-        self.yaml, source = _describe(cfg, ch, nc)
+        self.yaml, source = _describe(self.default_cfg if cfg is None else cfg, ch, nc)
         parsed = parse_model(
             self.yaml, self.yaml["ch"], self.yaml["nc"], self.yaml["scale"], source
         )

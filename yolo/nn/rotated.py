@@ -131,8 +131,8 @@ def scale_boxes(boxes: Array, gain_x: float, gain_y: float) -> Array:
         [
             x * gain_x,
             y * gain_y,
-            w * lib.hypot(cos * gain_x, sin * gain_y),
-            h * lib.hypot(sin * gain_x, cos * gain_y),
+            w * lib.sqrt((cos * gain_x) ** 2 + (sin * gain_y) ** 2),  # ONNX has no hypot
+            h * lib.sqrt((sin * gain_x) ** 2 + (cos * gain_y) ** 2),
             wrap_angle(lib.arctan2(sin * gain_y, cos * gain_x)),
         ],
         -1,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
 from yolo.errors import ConfigError, ModelError, nearest
@@ -20,10 +21,36 @@ LOGGER = logging.getLogger(__name__)
 
 _LAZY = frozenset(
     {
-        "model", "criterion", "label_format", "trainer", "validator", "predictor", "exporter",
-        "train_config", "val_config", "predict_config", "extras",
+        "model", "criterion", "label_format", "trainer", "validator", "predictor",
+        "train_config", "val_config", "predict_config", "export_config", "extras",
     }
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a task's network gives, as an exported file has it.
+
+    B images, C classes, A anchor points, E further values.
+
+    Attributes:
+        boxes: the first output is (B, 4 + C + E, A): centre, width and height in pixels, scores,
+            further values; overlapping boxes can then be suppressed in the file. Else it is
+            (B, C), scores of the whole image.
+        rotated: the last of the further values is the box's angle.
+        extra: units of the E further values, by turns: "px", "score", "rad" or "value". Of three
+            units the first two are used where a keypoint has two numbers.
+        fit: how images are brought to size: "letterbox" or "crop".
+        names: of all outputs.
+        axes: for each output, its sizes that follow the image's: axis -> name.
+    """
+
+    boxes: bool = True
+    rotated: bool = False
+    extra: tuple[str, ...] = ()
+    fit: str = "letterbox"
+    names: tuple[str, ...] = ("output0",)
+    axes: tuple[Mapping[int, str], ...] = (MappingProxyType({2: "anchors"}),)
 
 
 @dataclass(frozen=True)
@@ -35,7 +62,7 @@ class TaskSpec:
 
     Attributes:
         name: what users write, "detect".
-        suffix: what model file names of this task end in, "-seg"; "" for none.
+        suffix: what the names of the task's network files end in, "-seg"; "" for none.
         heads: the layers that may stand in the last row of the task's network YAMLs, as classes
             or "module:Name".
         model: subclass of BaseModel, built as `model(cfg, ch=, nc=)`.
@@ -43,10 +70,10 @@ class TaskSpec:
             whose `names` are the logged terms; the task's trainer says how it is constructed.
         label_format: class that reads labels of this task (yolo/data/labels.py).
         trainer, validator, predictor: the classes that run the three loops.
-        train_config, val_config, predict_config: the task's option schemas.
+        train_config, val_config, predict_config, export_config: the task's option schemas.
+        outputs: what the network gives; None: it can't be exported.
         extras: makes, of (options, dataset), what gives batches targets beyond boxes
             (`yolo.data.batch.Extras`); None where boxes are all.
-        payload: parts of Results that a prediction fills, ("boxes",); a task may bring its own.
         fitness: key of the metrics by which the best epoch is chosen when `monitor` is unset.
         defaults: options whose default differs for this task.
     """
@@ -62,9 +89,10 @@ class TaskSpec:
     train_config: Any
     val_config: Any
     predict_config: Any
+    export_config: Any = "yolo.cfg.schema:ExportConfig"
+    outputs: Outputs | None = None
     extras: Any = None
     suffix: str = ""
-    payload: tuple[str, ...] = ("boxes",)
     fitness: str = "fitness"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,6 +100,9 @@ class TaskSpec:
         """Return the `defaults` that the option schema of `mode` knows."""
         known = getattr(self, f"{mode}_config").model_fields
         return {key: value for key, value in self.defaults.items() if key in known}
+
+    def __deepcopy__(self, memo: Any) -> TaskSpec:
+        return self  # frozen, and compared by identity
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -243,7 +274,12 @@ def homes_of_option(name: str) -> list[tuple[str, Any]]:
     return [
         (task, schema)
         for task, spec in TASKS.items()
-        for schema in (spec.train_config, spec.val_config, spec.predict_config)
+        for schema in (
+            spec.train_config,
+            spec.val_config,
+            spec.predict_config,
+            spec.export_config,
+        )
         if name in schema.model_fields
     ]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo.tasks.spec import TaskSpec, lazy_exports
+from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="classify",
@@ -18,7 +18,7 @@ TASK = TaskSpec(
     train_config="yolo.tasks.classify.config:ClassifyTrainConfig",
     val_config="yolo.cfg.schema:ValConfig",
     predict_config="yolo.cfg.schema:PredictConfig",
-    payload=("probs",),
+    outputs=Outputs(boxes=False, fit="crop", axes=({},)),
     defaults={"imgsz": 224},
 )
 

@@ -20,6 +20,3 @@ class ClassifyTrainConfig(TrainConfig):
     class_weights: Literal["balanced"] | tuple[float, ...] | dict[str, float] | None = option(
         None, "weight of each class in the loss: 'balanced', a list, or name: weight"
     )
-    balanced_sampling: bool = option(
-        False, "draw every class equally often; an epoch is no longer every image once"
-    )

@@ -25,21 +25,22 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from yolo.data.batch import Batch, Extras
-from yolo.data.cache import ImageIndex, ImageStore
+from yolo.data.cache import ImageStore
 from yolo.data.class_folders import whole_image
 from yolo.data.crop import center_crop
-from yolo.data.letterbox import FILL, fill_value
-from yolo.data.loader import Job, Line, Maker, TrainLoader, ValLoader, batch_edges
+from yolo.data.letterbox import FILL, Placement, fill_value
+from yolo.data.loader import TrainLoader, ValLoader, ValMaker
+from yolo.data.order import EpochOrder
 from yolo.data.pixels import finish_colour
-from yolo.data.recipe import EpochOrder, Transform
+from yolo.data.recipe import Transform
 from yolo.data.sample import Instances, Sample
 from yolo.data.transforms import require_kind, run_custom
-from yolo.errors import DataError
+from yolo.data.workers import Job, Maker
 
 Size = tuple[int, int]
 
-# Last words of the random keys; smaller ones belong to data/recipe and engine/inputs.
-_CROP, _CUSTOM, _BALANCE = 5, 6, 7
+# Last words of the random keys; others belong to data/order, data/recipe and engine/inputs.
+_CROP, _CUSTOM = 5, 6
 
 POLICIES: dict[str, Callable[..., Any]] = {
     "randaugment": v2.RandAugment,
@@ -190,158 +191,32 @@ def instances_of(image_class: int | None, size: Size) -> Instances:
     return Instances.empty() if image_class is None else whole_image(image_class, size)
 
 
-class BalancedOrder(EpochOrder):
-    """An epoch in which every class has the same share of the places, give or take one.
-
-    There are as many places as images, but not every image has one: those of a large class take
-    turns, drawn anew each epoch, and those of a small class come several times, none once more
-    than another until all have come as often. A function of (seed, epoch), too.
-
-    Args:
-        classes: (n,) class id of each image.
-        seed: of the run, >= 0.
-    """
-
-    def __init__(self, classes: np.ndarray, seed: int) -> None:
-        super().__init__(len(classes), seed)
-        self.members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
-
-    def places(self, epoch: int) -> np.ndarray:
-        """Return (n,) dataset positions in the order of `epoch`."""
-        known, order = self._current
-        if known != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 0, _BALANCE])
-            kinds = len(self.members)
-            # Who gets one of the places that are left over is drawn, too.
-            share = np.full(kinds, self.count // kinds)
-            share[rng.permutation(kinds)[: self.count % kinds]] += 1
-            drawn = []
-            for members, wanted in zip(self.members, share.tolist(), strict=True):
-                turns = [rng.permutation(members) for _ in range(-(-wanted // len(members)))]
-                drawn.append(np.concatenate(turns)[:wanted])
-            order = rng.permutation(np.concatenate(drawn))
-            self._current = (epoch, order)
-        return order
-
-
 class CropLoader(TrainLoader):
-    """Augmented crops; every image once an epoch, or every class equally often.
+    """Augmented crops; takes a `CropAugment`, and has no use for `rect`."""
 
-    Args:
-        index: the images and their classes.
-        store: loads the images, whole.
-        augment: gains.
-        batch: images a step, over all ranks.
-        size: (h, w) of the crops.
-        seed: of the run, >= 0.
-        balanced: see `BalancedOrder`.
-        workers: processes that make batches; 0 makes them here. The batches are the same.
-        rank: which share of each batch this process takes.
-        world: number of ranks.
-        extras: builds what a task's targets need besides classes.
-        pin_memory: yield batches in page-locked memory.
-
-    Raises:
-        DataError: if there are no images.
-    """
-
-    def __init__(
-        self,
-        index: ImageIndex,
-        store: ImageStore,
-        augment: CropAugment,
-        *,
-        batch: int,
-        size: Size,
-        seed: int = 0,
-        balanced: bool = False,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        extras: Extras | None = None,
-        pin_memory: bool = False,
-    ) -> None:
-        count = len(index)
-        if count == 0:
-            raise DataError("expected images to train on, found none; check the dataset's `train`")
-        self.index, self.store = index, store
-        self.batch, self.size = batch, size
-        self.rank, self.world = rank, world
-        self.shapes = None
-        if balanced:
-            self.order = BalancedOrder(
-                np.array([index.instances(i).classes[0] for i in range(count)]), seed
-            )
-        else:
-            self.order = EpochOrder(count, seed)
-        self.edges = batch_edges(count, batch, world)
-        maker = CropMaker(store, self.order, augment, extras)
-        self._line = Line(maker, min(workers, len(self)), pin_memory)
+    def _maker(self, augment: Any, extras: Extras | None) -> CropMaker:
+        return CropMaker(self.store, self.order, augment, extras)
 
 
-class CenterMaker(Maker):
+class CenterMaker(ValMaker):
     """Makes batches of centre crops; corrupt images are left out."""
 
-    def make(self, job: Job) -> Batch:
-        """Make the samples at dataset positions."""
-        images = self._stack(job)
-        samples: list[Sample] = []
-        placements = []
-        for index in job.places:
-            image = self.store.load(index)
-            if index in self.store.corrupt:
-                continue
-            rgb = images[len(samples)]
-            require_kind(self.store.path, index, image, rgb)
-            crop, placement = center_crop(image, job.size)
-            finish_colour(crop, rgb=rgb)
-            image_class = class_of(self.store, index)
-            samples.append(
-                Sample(
-                    rgb,
-                    instances_of(image_class, job.size),
-                    image_class,
-                    self.store.path(index),
-                    index,
-                    placement.original,
-                    placement.matrix,
-                )
-            )
-            placements.append(placement)
-        return self._batch(images[: len(samples)], samples, job.size, placements)
+    def _put(self, image: np.ndarray, canvas: np.ndarray) -> Placement:
+        crop, placement = center_crop(image, (canvas.shape[0], canvas.shape[1]))
+        finish_colour(crop, rgb=canvas)
+        return placement
+
+    def _sample(self, index: int, canvas: np.ndarray, placement: Placement) -> Sample:
+        image_class = class_of(self.store, index)
+        instances = instances_of(image_class, (canvas.shape[0], canvas.shape[1]))
+        path, original = self.store.path(index), placement.original
+        return Sample(canvas, instances, image_class, path, index, original, placement.matrix)
 
 
 class CenterLoader(ValLoader):
-    """Centre crops, in a fixed mixed order: every batch, and its picture, shows many classes.
+    """Centre crops, in a fixed mixed order: every batch, and its picture, shows many classes."""
 
-    Args:
-        index: the images and their classes.
-        store: loads the images, whole.
-        batch: images a batch.
-        size: (h, w) of the crops.
-        workers: processes that make batches; 0 makes them here.
-        rank: this process takes every `world`-th batch from here on.
-        world: number of ranks.
-        extras: builds what a task's targets need besides classes.
-        pin_memory: yield batches in page-locked memory.
-    """
+    maker = CenterMaker
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        store: ImageStore,
-        *,
-        batch: int,
-        size: Size,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        extras: Extras | None = None,
-        pin_memory: bool = False,
-    ) -> None:
-        self.index, self.store = index, store
-        mixed = np.random.default_rng(0).permutation(len(index)).tolist()
-        jobs = [Job(0, mixed[i : i + batch], size) for i in range(0, len(mixed), batch)]
-        self.jobs = jobs[rank::world]
-        maker = CenterMaker(store, extras)
-        self._line = Line(maker, min(workers, len(self.jobs)), pin_memory)
+    def _groups(self, size: Size, stride: int | None) -> dict[Size, list[int]]:
+        return {size: np.random.default_rng(0).permutation(len(self.index)).tolist()}

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -18,23 +16,12 @@ networks of the box tasks have others."""
 
 
 class ClassificationModel(BaseModel):
-    """A YOLOv8 classifier.
+    """A YOLOv8 classifier; arguments as those of `BaseModel`."""
 
-    Args:
-        cfg: a network's name or path, or its description.
-        ch: channels of the image; None takes the description's `ch`, else 3.
-        nc: number of classes; None takes the description's.
-        verbose: log the table of layers.
-    """
+    default_cfg = "yolov8n-cls.yaml"
 
-    def __init__(
-        self,
-        cfg: str | Path | Mapping[str, Any] = "yolov8n-cls.yaml",
-        ch: int | None = None,
-        nc: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(cfg, ch, nc, verbose)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = BN_EPS, BN_MOMENTUM

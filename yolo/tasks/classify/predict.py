@@ -14,7 +14,7 @@ from yolo.data.crop import center_crop
 from yolo.data.letterbox import Placement
 from yolo.engine.predictor import Predictor, Prepared
 from yolo.engine.results import Results
-from yolo.tasks.detect.predict import on_cpu
+from yolo.engine.tensors import on_cpu
 
 
 class ClassificationPredictor(Predictor):

@@ -71,7 +71,7 @@ class ClassificationTrainer(Trainer):
             batch=self.batch_size,
             size=self.imgsz,
             seed=config.seed,
-            balanced=config.balanced_sampling,
+            sampler=config.sampler,
             workers=inputs.worker_count(config),
             pin_memory=self.device.type == "cuda",
             extras=inputs.extras(config, self.spec, self.data),

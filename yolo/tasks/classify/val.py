@@ -81,14 +81,6 @@ class ClassificationValidator(Validator):
         """Return `probability name`, as predictions are saved."""
         return [f"{score:.2f} {self.names[class_id]}" for class_id, score in _pairs(record)]
 
-    def label_marks(self, batch: Batch, i: int) -> Marks:
-        """Return a frame around the image, with its class."""
-        real = batch.targets.mask[i].cpu().numpy()
-        return Marks(
-            batch.targets.boxes[i].cpu().numpy()[real],
-            batch.targets.classes[i].cpu().numpy()[real],
-        )
-
     def output_marks(self, output: np.ndarray) -> Marks:
         """Return a frame around the image, with the most probable class."""
         assert self.dataloader is not None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo.tasks.spec import TaskSpec, lazy_exports
+from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="detect",
@@ -17,6 +17,7 @@ TASK = TaskSpec(
     train_config="yolo.tasks.detect.config:DetectTrainConfig",
     val_config="yolo.cfg.schema:ValConfig",
     predict_config="yolo.cfg.schema:PredictConfig",
+    outputs=Outputs(),
 )
 
 __getattr__ = lazy_exports(TASK)

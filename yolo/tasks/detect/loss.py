@@ -64,7 +64,8 @@ class Positives:
 class DetectionCriterion(nn.Module):
     """Class, box and distribution focal loss of a detection head.
 
-    A task with more terms subclasses this, extends `names`, and overrides `terms`.
+    A task with more terms subclasses this, extends `names`, and overrides `terms`; one with other
+    boxes overrides `boxes_at`, `sides_of` and `scaled`.
 
     Args:
         num_classes: C.
@@ -84,6 +85,8 @@ class DetectionCriterion(nn.Module):
     """
 
     names: tuple[str, ...] = ("box", "cls", "dfl")
+    box_outputs: tuple[str, ...] = ("boxes",)
+    """The head's raw outputs that boxes are made of."""
 
     def __init__(
         self,
@@ -145,15 +148,15 @@ class DetectionCriterion(nn.Module):
 
     def box_terms(self, raw: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
         """Return the box term and, where sides are distributions, the dfl term."""
-        points = raw["points"][positives.index]
-        boxes = positives.boxes / raw["strides"][positives.index]
-        sides = gather_anchors(raw["boxes"], positives.index)
-        pred = ltrb_to_boxes(self.distances(sides), points)
+        index = positives.index
+        points, strides = raw["points"][index], raw["strides"][index]
+        chosen = {name: gather_anchors(raw[name], index) for name in self.box_outputs}
+        boxes = self.scaled(positives.boxes, 1 / strides)
         share = positives.quality / positives.normaliser
-        terms = {"box": (self.box_loss(pred, boxes) * share).sum()}
+        terms = {"box": (self.box_loss(self.boxes_at(chosen, points), boxes) * share).sum()}
         if self.reg_max > 1:
-            logits = sides.mT.reshape(*positives.index.shape, 4, self.reg_max)
-            terms["dfl"] = (dfl_loss(logits, boxes_to_ltrb(boxes, points)) * share).sum()
+            logits = chosen["boxes"].mT.reshape(*index.shape, 4, self.reg_max)
+            terms["dfl"] = (dfl_loss(logits, self.sides_of(boxes, points)) * share).sum()
         return terms
 
     @torch.no_grad()
@@ -185,7 +188,21 @@ class DetectionCriterion(nn.Module):
 
     def decode(self, raw: Mapping[str, Tensor]) -> Tensor:
         """Return the predicted boxes (B, A, box size) in pixels, as the assigner compares them."""
-        return ltrb_to_boxes(self.distances(raw["boxes"]), raw["points"]) * raw["strides"]
+        return self.scaled(self.boxes_at(raw, raw["points"]), raw["strides"])
+
+    # What boxes are; all in strides.
+
+    def boxes_at(self, raw: Mapping[str, Tensor], points: Tensor) -> Tensor:
+        """Return the boxes (B, P, size) that raw `box_outputs` (B, .., P) mean at points (P, 2)."""
+        return ltrb_to_boxes(self.distances(raw["boxes"]), points)
+
+    def sides_of(self, boxes: Tensor, points: Tensor) -> Tensor:
+        """Return the distances (B, P, 4) of points to the sides of boxes (B, P, box size)."""
+        return boxes_to_ltrb(boxes, points)
+
+    def scaled(self, boxes: Tensor, gain: Tensor) -> Tensor:
+        """Return boxes (.., box size) times a gain (.., 1)."""
+        return boxes * gain
 
     def distances(self, sides: Tensor) -> Tensor:
         """Return the distances (B, P, 4) in strides that raw sides (B, 4*R, P) stand for."""

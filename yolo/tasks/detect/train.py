@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from yolo.engine.trainer import Trainer
@@ -12,14 +14,13 @@ class DetectionTrainer(Trainer):
     """Train a detector; see `Trainer` for what a subclass may override."""
 
     def build_criterion(self) -> nn.Module:
-        """Build the criterion with the gains of the options."""
-        head, args = self.model.head, self.args
-        criterion: nn.Module = self.spec.criterion(
-            self.model.nc,
-            self.model.stride,
-            head.reg_max,
-            box=args.box,
-            cls=args.cls,
-            dfl=args.dfl,
+        """Build the criterion with `criterion_options`."""
+        model = self.model
+        built: nn.Module = self.spec.criterion(
+            model.nc, model.stride, model.head.reg_max, **self.criterion_options()
         )
-        return criterion.to(self.device)
+        return built.to(self.device)
+
+    def criterion_options(self) -> dict[str, Any]:
+        """Return the gains of the options; a task with more terms adds to them."""
+        return {name: getattr(self.args, name) for name in ("box", "cls", "dfl")}

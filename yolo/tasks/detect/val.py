@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from yolo.engine.coco_eval import Objects
 from yolo.engine.draw import Marks
 from yolo.engine.metrics import ImageRecord
-from yolo.engine.nms import non_max_suppression
+from yolo.engine.nms import filter_rows, non_max_suppression
+from yolo.engine.records import text_row
 from yolo.engine.validator import Validator
 from yolo.tasks.detect.metrics import DetMetrics
 
@@ -27,9 +29,11 @@ class DetectionValidator(Validator):
 
     Attributes:
         rotated: boxes have an angle, the last value of a prediction.
+        text_digits: significant digits of the numbers in label files.
     """
 
     rotated = False
+    text_digits = 6
 
     def make_metrics(self) -> DetMetrics:
         """Return empty box metrics."""
@@ -39,21 +43,28 @@ class DetectionValidator(Validator):
         """Suppress overlapping boxes of each class; a box may stand for several classes.
 
         Args:
-            decoded: (B, 4 + C, A) xywh pixels of the canvas and scores.
+            decoded: (B, 4 + C, A) xywh pixels of the canvas and scores; finished rows where a
+                file suppresses boxes itself.
 
         Returns:
             B arrays (n, 6): xyxy pixels of the canvas, confidence, class.
         """
-        kept = non_max_suppression(
-            decoded,
-            conf=self.args.conf,
-            iou=self.args.iou,
-            nc=len(self.names),
-            agnostic=self.args.agnostic_nms,
-            multi_label=True,
-            max_det=self.args.max_det,
-            rotated=self.rotated,
-        )
+        args, single = self.args, self.args.single_cls
+        classes = None if single else args.classes
+        if self.finished:
+            kept = filter_rows(decoded, conf=args.conf, max_det=args.max_det, classes=classes)
+        else:
+            kept = non_max_suppression(
+                decoded,
+                conf=args.conf,
+                iou=args.iou,
+                nc=len(self.names),
+                classes=classes,
+                agnostic=single or args.agnostic_nms,
+                multi_label=True,
+                max_det=args.max_det,
+                rotated=self.rotated,
+            )
         return [rows.cpu().numpy() for rows in kept]
 
     def to_objects(self, batch: Batch, i: int, output: np.ndarray) -> Objects:
@@ -87,27 +98,21 @@ class DetectionValidator(Validator):
         ]
 
     def text_rows(self, record: ImageRecord) -> list[str]:
-        """Return `class cx cy w h [conf]`, normalised."""
-        height, width = record.shape
+        """Return `class`, the numbers of `text_shapes`, `[conf]`; an empty shape has no row."""
         found = record.found
         assert found.scores is not None
-        centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-        sizes = found.boxes[:, 2:] - found.boxes[:, :2]
-        numbers = np.concatenate([centres, sizes], axis=1) / [width, height, width, height]
-        if self.args.save_conf:
-            numbers = np.concatenate([numbers, found.scores[:, None]], axis=1)
+        rows = zip(found.classes, self.text_shapes(record), found.scores, strict=True)
         return [
-            " ".join([str(class_id), *(f"{value:g}" for value in row)])
-            for class_id, row in zip(found.classes.tolist(), numbers.tolist(), strict=True)
+            text_row(c, shape, *([score] if self.args.save_conf else []), digits=self.text_digits)
+            for c, shape, score in rows
+            if len(shape)
         ]
 
-    def label_marks(self, batch: Batch, i: int) -> Marks:
-        """Return the boxes that the model was to find."""
-        real = batch.targets.mask[i].cpu().numpy()
-        return Marks(
-            batch.targets.boxes[i].cpu().numpy()[real],
-            batch.targets.classes[i].cpu().numpy()[real],
-        )
+    def text_shapes(self, record: ImageRecord) -> Iterable[np.ndarray]:
+        """Return what label files say of each object: `cx cy w h`, as shares of the image."""
+        low, high = np.split(record.found.boxes, 2, axis=1)
+        size = record.shape[::-1]
+        return np.concatenate([(low + high) / 2 / size, (high - low) / size], axis=1)
 
     def output_marks(self, output: np.ndarray) -> Marks:
         """Return the boxes that are sure enough to be worth drawing."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo.tasks.spec import TaskSpec, lazy_exports
+from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="obb",
@@ -13,13 +13,13 @@ TASK = TaskSpec(
     criterion="yolo.tasks.obb.loss:OBBCriterion",
     label_format="yolo.tasks.obb.data:CornerLabels",
     extras="yolo.tasks.obb.data:rotated_targets",
-    payload=("obb",),
     trainer="yolo.tasks.obb.train:OBBTrainer",
     validator="yolo.tasks.obb.val:OBBValidator",
     predictor="yolo.tasks.obb.predict:OBBPredictor",
     train_config="yolo.tasks.obb.config:OBBTrainConfig",
     val_config="yolo.tasks.obb.config:OBBValConfig",
     predict_config="yolo.cfg.schema:PredictConfig",
+    outputs=Outputs(rotated=True, extra=("rad",)),
 )
 
 __getattr__ = lazy_exports(TASK)

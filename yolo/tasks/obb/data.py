@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from yolo.data.batch import Extras
 from yolo.data.labels import Fault, LabelRules
 from yolo.data.sample import Instances, Sample
 from yolo.nn.rotated import corners_to_xywhr
+from yolo.tasks.detect.data import labels_of, padded
 
 COLUMNS = 9
 
@@ -104,15 +104,5 @@ def rotated_targets(options: Any, dataset: Any) -> Extras:
 
 def rotated_boxes(samples: Sequence[Sample], size: tuple[int, int]) -> dict[str, Tensor]:
     """Fit rotated boxes to the corners of samples, padded with zeros."""
-    found = [_fitted(sample.instances) for sample in samples]
-    padded = np.zeros((len(found), max(map(len, found), default=0), 5), dtype=np.float32)
-    for row, boxes in zip(padded, found, strict=True):
-        row[: len(boxes)] = boxes
-    return {"rotated": torch.from_numpy(padded)}
-
-
-def _fitted(instances: Instances) -> np.ndarray:
-    """Return (N, 5) boxes_xywhr of the objects that aren't ignored."""
-    if instances.corners is None or not len(instances):
-        return np.zeros((0, 5))
-    return corners_to_xywhr(np.asarray(instances.corners[~instances.ignore], dtype=np.float64))
+    corners = [np.asarray(labels_of(s, "corners", 4, 2), dtype=np.float64) for s in samples]
+    return {"rotated": padded([corners_to_xywhr(c) for c in corners], 5)}

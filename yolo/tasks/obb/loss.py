@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo.nn.losses import BOX_LOSSES, LossReport, Targets, dfl_loss
+from yolo.nn.losses import BOX_LOSSES, LossReport, Targets
 from yolo.nn.rotated import boxes_to_ltrb, ltrb_to_boxes, prob_iou
-from yolo.tasks.detect.loss import DetectionCriterion, Positives, gather_anchors
+from yolo.tasks.detect.loss import DetectionCriterion
 
 VARIANCE_FLOOR = 0.01
 """Added to each box's variances, in squared strides, so that thin boxes keep a useful gradient."""
@@ -38,6 +38,8 @@ class OBBCriterion(DetectionCriterion):
     `DetectionCriterion`; assigner and box loss work on boxes_xywhr.
     """
 
+    box_outputs = ("boxes", "angle")
+
     def __init__(
         self,
         *args: Any,
@@ -58,27 +60,14 @@ class OBBCriterion(DetectionCriterion):
         large = (boxes[..., 2:4] >= MIN_SIDE_PX).all(-1)
         return super().forward(raw, replace(targets, boxes=boxes, mask=targets.mask & large))
 
-    def decode(self, raw: Mapping[str, Tensor]) -> Tensor:
-        """Return the predicted boxes_xywhr (B, A, 5) in pixels."""
-        boxes = ltrb_to_boxes(self.distances(raw["boxes"]), raw["angle"].mT, raw["points"])
-        return _scaled(boxes, raw["strides"])
+    def boxes_at(self, raw: Mapping[str, Tensor], points: Tensor) -> Tensor:
+        """Return the boxes_xywhr (B, P, 5) that distances and angles mean at points."""
+        return ltrb_to_boxes(self.distances(raw["boxes"]), raw["angle"].mT, points)
 
-    def box_terms(self, raw: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
-        """Return the box term and, where sides are distributions, the dfl term."""
-        index = positives.index
-        points = raw["points"][index]
-        boxes = _scaled(positives.boxes, 1 / raw["strides"][index])
-        sides = gather_anchors(raw["boxes"], index)
-        angle = gather_anchors(raw["angle"], index).mT
-        pred = ltrb_to_boxes(self.distances(sides), angle, points)
-        share = positives.quality / positives.normaliser
-        terms = {"box": (self.box_loss(pred, boxes) * share).sum()}
-        if self.reg_max > 1:
-            logits = sides.mT.reshape(*index.shape, 4, self.reg_max)
-            terms["dfl"] = (dfl_loss(logits, boxes_to_ltrb(boxes, points)) * share).sum()
-        return terms
+    def sides_of(self, boxes: Tensor, points: Tensor) -> Tensor:
+        """Return the distances (B, P, 4) of points to the sides, along the box's own axes."""
+        return boxes_to_ltrb(boxes, points)
 
-
-def _scaled(boxes: Tensor, gain: Tensor) -> Tensor:
-    """Scale boxes_xywhr (..., 5) by a gain (..., 1); the angle stays."""
-    return torch.cat((boxes[..., :4] * gain, boxes[..., 4:]), -1)
+    def scaled(self, boxes: Tensor, gain: Tensor) -> Tensor:
+        """Return boxes_xywhr (.., 5) times a gain (.., 1); the angle stays."""
+        return torch.cat((boxes[..., :4] * gain, boxes[..., 4:]), -1)

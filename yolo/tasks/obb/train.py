@@ -16,5 +16,5 @@ class OBBTrainer(DetectionTrainer):
         (old_h, old_w), (h, w) = targets.size, size
         resized = super().resize_targets(targets, size)
         rotated = scale_boxes(targets.extras["rotated"], w / old_w, h / old_h)
-        resized.extras = {**resized.extras, "rotated": rotated}
+        resized.extras["rotated"] = rotated
         return resized

@@ -23,6 +23,7 @@ class OBBValidator(DetectionValidator):
     """Scores a detector of oriented boxes. Outputs are (n, 7): cx cy w h conf cls angle."""
 
     rotated = True
+    text_digits = 9  # enough for 1e-4 px in any picture
 
     def make_metrics(self) -> OBBMetrics:
         """Return empty metrics of rotated boxes."""
@@ -46,19 +47,10 @@ class OBBValidator(DetectionValidator):
             row |= {"rbox": rbox, "poly": poly}
         return rows
 
-    def text_rows(self, record: ImageRecord) -> list[str]:
-        """Return `class x1 y1 .. x4 y4 [conf]`, normalised."""
-        found = record.found
-        assert found.rotated is not None and found.scores is not None  # noqa: PT018 - for types
-        corners = xywhr_to_corners(found.rotated) / record.shape[::-1]
-        rows = []
-        for class_id, numbers, score in zip(
-            found.classes.tolist(), corners.reshape(-1, 8).tolist(), found.scores, strict=True
-        ):
-            # Digits enough for 1e-4 px in any picture.
-            words = [str(class_id), *(f"{number:.9g}" for number in numbers)]
-            rows.append(" ".join([*words, f"{score:g}"] if self.args.save_conf else words))
-        return rows
+    def text_shapes(self, record: ImageRecord) -> np.ndarray:
+        """Return `x1 y1 .. x4 y4`."""
+        assert record.found.rotated is not None
+        return xywhr_to_corners(record.found.rotated) / record.shape[::-1]
 
     def label_marks(self, batch: Batch, i: int) -> Marks:
         """Return the boxes that the model was to find."""

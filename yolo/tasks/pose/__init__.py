@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo.tasks.spec import TaskSpec, lazy_exports
+from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="pose",
@@ -19,7 +19,7 @@ TASK = TaskSpec(
     train_config="yolo.tasks.pose.config:PoseTrainConfig",
     val_config="yolo.cfg.schema:ValConfig",
     predict_config="yolo.cfg.schema:PredictConfig",
-    payload=("boxes", "keypoints"),
+    outputs=Outputs(extra=("px", "px", "score")),
 )
 
 __getattr__ = lazy_exports(TASK)

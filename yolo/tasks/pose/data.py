@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from yolo.data.datasets import DatasetSpec
 from yolo.data.labels import HIGHEST, LOWEST, Fault, LabelRules, box_faults, corner_boxes
 from yolo.data.sample import Instances, Sample
-from yolo.engine.coco_eval import COCO_SIGMAS
-from yolo.errors import DataError
+from yolo.engine.overlaps import COCO_SIGMAS
+from yolo.tasks.detect.data import labels_of, padded
 
 BODY_SHARE = 0.53
 """Object area as a share of the box's, where labels have no areas of their own. COCO's similarity
@@ -123,25 +122,10 @@ class KeypointTargets:
     count: int
 
     def __call__(self, samples: Sequence[Sample], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Pad the keypoints of samples to one length; crowd regions are left out.
-
-        Raises:
-            DataError: if objects have lost their keypoints on the way.
-        """
-        real = [np.flatnonzero(~sample.instances.ignore) for sample in samples]
-        most = max(map(len, real), default=0)
-        keypoints = np.zeros((len(samples), most, self.count, 3), dtype=np.float32)
-        for row, (sample, rows) in enumerate(zip(samples, real, strict=True)):
-            points = sample.instances.keypoints
-            if len(rows) and (points is None or points.shape[1:] != (self.count, 3)):
-                raise DataError(
-                    f"{sample.path}: expected keypoints of shape ({len(rows)}, {self.count}, 3), "
-                    f"found {None if points is None else points.shape}; a transform of your own "
-                    "has to keep them"
-                )
-            if points is not None:
-                keypoints[row, : len(rows)] = points[rows]
-        return {"keypoints": torch.from_numpy(keypoints)}
+        """Pad the keypoints of samples to one length; crowd regions are left out."""
+        shape = (self.count, 3)
+        found = [labels_of(sample, "keypoints", *shape) for sample in samples]
+        return {"keypoints": padded(found, *shape)}
 
 
 def keypoint_targets(options: Any, data: DatasetSpec) -> KeypointTargets:

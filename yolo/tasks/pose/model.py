@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from yolo.tasks.detect.model import DetectionModel
@@ -12,16 +10,9 @@ from yolo.tasks.pose import head  # noqa: F401 - imported so that `Pose` is regi
 
 
 class PoseModel(DetectionModel):
-    """A YOLOv8 pose estimator; the arguments are those of `DetectionModel`."""
+    """A YOLOv8 pose estimator."""
 
-    def __init__(
-        self,
-        cfg: str | Path | Mapping[str, Any] = "yolov8n-pose.yaml",
-        ch: int | None = None,
-        nc: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(cfg, ch, nc, verbose)
+    default_cfg = "yolov8n-pose.yaml"
 
     @property
     def kpt_shape(self) -> tuple[int, int]:

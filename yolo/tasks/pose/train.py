@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from yolo.nn.losses import Targets
 from yolo.tasks.detect.train import DetectionTrainer
@@ -20,22 +19,15 @@ class PoseTrainer(DetectionTrainer):
         self.network = {**self.network, "kpt_shape": list(self.data.keypoint_shape())}
         return super().build_model()
 
-    def build_criterion(self) -> nn.Module:
-        """Build the criterion with the gains of the options and the data's sigmas."""
-        head, args = self.model.head, self.args
-        criterion: nn.Module = self.spec.criterion(
-            self.model.nc,
-            self.model.stride,
-            head.reg_max,
-            kpt_shape=head.kpt_shape,
-            sigmas=self.data.kpt_oks_sigmas,
-            box=args.box,
-            pose=args.pose,
-            kobj=args.kobj,
-            cls=args.cls,
-            dfl=args.dfl,
-        )
-        return criterion.to(self.device)
+    def criterion_options(self) -> dict[str, Any]:
+        """Return the gains of the options, and the data's keypoints and sigmas."""
+        return {
+            **super().criterion_options(),
+            "pose": self.args.pose,
+            "kobj": self.args.kobj,
+            "kpt_shape": self.model.head.kpt_shape,
+            "sigmas": self.data.kpt_oks_sigmas,
+        }
 
     def resize_targets(self, targets: Targets, size: tuple[int, int]) -> Targets:
         """Scale boxes, ignored regions and keypoints to (h, w)."""
@@ -43,5 +35,5 @@ class PoseTrainer(DetectionTrainer):
         x, y, visibility = targets.extras["keypoints"].unbind(-1)
         resized = super().resize_targets(targets, size)
         points = torch.stack((x * (w / old_w), y * (h / old_h), visibility), -1)
-        resized.extras = {**resized.extras, "keypoints": points}
+        resized.extras["keypoints"] = points
         return resized

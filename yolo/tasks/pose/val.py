@@ -76,16 +76,12 @@ class PoseValidator(DetectionValidator):
         rows = zip(super().json_rows(record), flat, strict=True)
         return [{**row, "keypoints": points} for row, points in rows]
 
-    def text_rows(self, record: ImageRecord) -> list[str]:
-        """Return `class cx cy w h`, `x y [v]` of each keypoint, `[conf]`, normalised."""
+    def text_shapes(self, record: ImageRecord) -> np.ndarray:
+        """Return `cx cy w h`, then `x y [v]` of each keypoint."""
         assert record.found.keypoints is not None
         shares = record.found.keypoints / [record.shape[1], record.shape[0], 1]
-        rows = []
-        for row, points in zip(super().text_rows(record), shares, strict=True):
-            words = row.split()
-            words[5:5] = [f"{value:g}" for value in points[:, : self.kpt_shape[1]].ravel()]
-            rows.append(" ".join(words))
-        return rows
+        points = shares[..., : self.kpt_shape[1]].reshape(len(shares), -1)
+        return np.concatenate([super().text_shapes(record), points], axis=1)
 
     def label_marks(self, batch: Batch, i: int) -> Marks:
         """Return the boxes and keypoints that the model was to find."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from yolo.tasks.spec import TaskSpec, lazy_exports
+from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="segment",
@@ -19,7 +19,11 @@ TASK = TaskSpec(
     train_config="yolo.tasks.segment.config:SegmentTrainConfig",
     val_config="yolo.tasks.segment.config:SegmentValConfig",
     predict_config="yolo.tasks.segment.config:SegmentPredictConfig",
-    payload=("boxes", "masks"),
+    outputs=Outputs(
+        extra=("value",),
+        names=("output0", "output1"),
+        axes=({2: "anchors"}, {2: "mask_height", 3: "mask_width"}),
+    ),
 )
 
 __getattr__ = lazy_exports(TASK)

@@ -19,7 +19,7 @@ from yolo.data.batch import Extras
 from yolo.data.labels import Fault, LabelRules, outside, polygon_boxes
 from yolo.data.masks import fill_polygons
 from yolo.data.sample import Instances, Sample
-from yolo.errors import DataError
+from yolo.tasks.detect.data import labels_of
 
 ROUNDING = 2e-6
 """Share of the image by which points written with six digits may miss a line."""
@@ -166,7 +166,7 @@ class MaskTargets:
     def __call__(self, samples: Sequence[Sample], size: tuple[int, int]) -> dict[str, Tensor]:
         """Draw the masks of samples with images of `size` (h, w)."""
         shape = max(size[0] // self.ratio, 1), max(size[1] // self.ratio, 1)
-        outlines = [_outlines(sample) for sample in samples]
+        outlines = [labels_of(sample, "polygons") for sample in samples]
         most = max(map(len, outlines), default=0)
         layers = () if self.overlap else (most,)
         dtype = np.uint8 if most < 256 or layers else np.int16
@@ -195,16 +195,3 @@ def resize_masks(masks: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
     layers = masks if masks.ndim == 4 else masks[:, None]
     resized = F.interpolate(layers.float(), shape, mode=mode).to(masks.dtype)
     return resized if masks.ndim == 4 else resized[:, 0]
-
-
-def _outlines(sample: Sample) -> list[list[np.ndarray]]:
-    """Return the rings of each object of a sample."""
-    instances = sample.instances
-    if instances.polygons is None:
-        if len(instances):
-            raise DataError(
-                f"{sample.path}: expected outlines of its {len(instances)} objects, found none; a "
-                "transform has to keep `instances.polygons`"
-            )
-        return []
-    return [instances.polygons[row] for row in np.flatnonzero(~instances.ignore)]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from yolo.engine.containers import Masks, to_numpy
+from yolo.engine.containers import Masks
 from yolo.engine.masks import PackedMasks
 from yolo.engine.predictor import Prepared
 from yolo.engine.results import Results
+from yolo.engine.tensors import to_numpy
 from yolo.tasks.detect.predict import DetectionPredictor
 from yolo.tasks.segment.config import SegmentPredictConfig
 from yolo.tasks.segment.masks import Grid, instance_masks
@@ -35,12 +36,15 @@ class SegmentationPredictor(DetectionPredictor):
         result = super().make_result(rows, item, outputs, i)
         if not len(numbers):
             return result
-        canvas = item.canvas_shape
+        canvas, placement = self.inside(item)
         if self.args.retina_masks:
-            grid = Grid.of_original(item.placement, canvas, proto.shape)
+            grid = Grid.of_original(placement, canvas, proto.shape)
             boxes = item.placement.to_original(numbers[:, :4])
         else:
             grid, boxes = Grid.of_canvas(canvas, proto.shape), numbers[:, :4]
+            if placement is not item.placement:  # rows are in the image's pixels
+                gain = np.array([placement.gain_x, placement.gain_y] * 2, dtype=np.float32)
+                boxes = boxes * gain + np.array([placement.pad_left, placement.pad_top] * 2)
         masks = instance_masks(numbers[:, 6:], proto, boxes, grid)
         packed = PackedMasks.pack(masks, grid.size, tensors=not isinstance(rows, np.ndarray))
         result.update(masks=Masks(packed, result.orig_shape))

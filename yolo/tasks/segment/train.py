@@ -17,5 +17,5 @@ class SegmentationTrainer(DetectionTrainer):
         ratio = self.args.mask_ratio
         shape = max(size[0] // ratio, 1), max(size[1] // ratio, 1)
         masks = resize_masks(targets.extras["masks"], shape, "nearest-exact")
-        resized.extras = {**resized.extras, "masks": masks}
+        resized.extras["masks"] = masks
         return resized

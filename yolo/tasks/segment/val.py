@@ -7,6 +7,7 @@ then costs some hundred bytes, so that those of a whole set fit into memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,18 +40,7 @@ class Segments:
 
 
 class SegmentationValidator(DetectionValidator):
-    """Scores an instance segmenter.
-
-    Attributes:
-        proto_stride: pixels of the canvas per prototype pixel, once a model runs.
-    """
-
-    proto_stride = 4.0
-
-    def run(self, model: Any, loader: Any, *args: Any, **options: Any) -> Any:
-        """Validate as `Validator.run` does."""
-        self.proto_stride = min(model.stride) / 2
-        return super().run(model, loader, *args, **options)
+    """Scores an instance segmenter."""
 
     def make_metrics(self) -> SegmentMetrics:
         """Return empty metrics of boxes and masks."""
@@ -93,22 +83,14 @@ class SegmentationValidator(DetectionValidator):
             for row, rle in rows
         ]
 
-    def text_rows(self, record: ImageRecord) -> list[str]:
-        """Return `class x1 y1 ... xn yn [conf]`, normalised: the border of the mask's pixels.
+    def text_shapes(self, record: ImageRecord) -> Iterator[np.ndarray]:
+        """Yield `x1 y1 ... xn yn`: the border of the mask's pixels, nothing for an empty mask.
 
-        Parts and holes are joined over bridges; an object without a pixel has no row.
+        Parts and holes are joined over bridges.
         """
-        found, lines = record.found, []
-        assert found.scores is not None
-        for class_id, score, rle in zip(
-            found.classes.tolist(), found.scores.tolist(), found.rles or [], strict=True
-        ):
-            if not (rings := mask_rings(decode_rle(rle))):
-                continue
-            numbers = (joined_ring(rings) / record.shape[::-1]).ravel().tolist()
-            numbers += [score] if self.args.save_conf else []
-            lines.append(" ".join([str(class_id), *(f"{value:g}" for value in numbers)]))
-        return lines
+        for rle in record.found.rles or []:
+            rings = mask_rings(decode_rle(rle))
+            yield joined_ring(rings) / record.shape[::-1] if rings else np.zeros(0)
 
     def label_marks(self, batch: Batch, i: int) -> Marks:
         """Return the boxes and masks that the model was to find."""
@@ -123,8 +105,7 @@ class SegmentationValidator(DetectionValidator):
     def output_marks(self, output: Any) -> Marks:
         """Return the objects that are sure enough to be worth drawing."""
         sure = output.rows[output.rows[:, 4] > DRAWN_CONFIDENCE]
-        height, width = (round(side * self.proto_stride) for side in output.proto.shape[1:])
-        grid = Grid.of_canvas((height, width), output.proto.shape)
+        grid = Grid.of_canvas(self.canvas, output.proto.shape)
 
         def mask(row: int) -> np.ndarray:
             one = sure[row : row + 1]

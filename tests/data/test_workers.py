@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line of workers: jobs in order, mistakes as one line, makers that travel."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from painted import MemoryStore, painted
+from yolo.data.loader import TrainLoader, ValMaker
+from yolo.data.recipe import Augment
+from yolo.data.workers import Job, Line, _start_method
+from yolo.errors import DataError, UnknownNameError
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def store():
+    made = [painted(np.random.default_rng(i), (40, 60), [i % 6]) for i in range(5)]
+    store = MemoryStore([m[0] for m in made], [m[1] for m in made], SIZE)
+    store.dtype, store.corrupt = np.dtype(np.uint8), set()
+    return store
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_the_order_of_the_jobs(store, workers):
+    line = Line(ValMaker(store, None), workers, pin_memory=False)
+    for places in ([[3], [0, 4], [1], [2]], [[2, 1]]):
+        batches = list(line.run([Job(0, listed, SIZE) for listed in places]))
+        assert [batch.indices for batch in batches] == places
+    line.close()
+
+
+class Failing(ValMaker):
+    def make(self, job):
+        raise UnknownNameError("expected a name")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_user_s_mistake_keeps_its_kind_and_its_one_line(store, workers):
+    line = Line(Failing(store, None), workers, pin_memory=False)
+    with pytest.raises(UnknownNameError) as caught:
+        list(line.run([Job(0, [0], SIZE)]))
+    assert str(caught.value) == "expected a name"
+    line.close()
+
+
+def test_a_maker_survives_spawn(store):
+    loader = TrainLoader(store.index, store, Augment(), batch=2, size=SIZE)
+    copy = pickle.loads(pickle.dumps(loader._line.maker))
+    job = loader._job(2, 1, True)
+    one, two = copy.make(job), loader._line.maker.make(job)
+    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.targets.boxes, two.targets.boxes)
+
+
+def test_the_start_method_is_the_user_s(monkeypatch):
+    assert _start_method() in multiprocessing.get_all_start_methods()
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: "spawn")
+    assert _start_method() == "spawn"
+
+
+def test_classes_that_the_dataset_lacks_are_refused(store, monkeypatch):
+    monkeypatch.setattr(store.index, "num_classes", 2)
+    with pytest.raises(DataError, match=r"made/4.png: expected class ids from 0 to 1, found 4"):
+        ValMaker(store, None).make(Job(0, [4], SIZE))
