@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,22 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.accuracy import TASKS
+from benchmarks.export_rows import Finding, Rows, compare, floor_of, rows_of, table
 from yolo import TASKS as SPECS
 from yolo import YOLO
 from yolo.cfg.load import read_yaml, write_yaml
 from yolo.cfg.networks import FOLDER as NETWORKS
 from yolo.data.letterbox import letterbox
 from yolo.data.shapes import write_shapes
-from yolo.export.matching import pair_rows
-from yolo.export.proof import BOUNDS, Bounds
+from yolo.export.proof import BOUNDS
 from yolo.machine import machine_facts
 
-SIZE, MIN_BOXES, IOU, MAX_DET = 160, 20, 0.7, 300
+SIZE, IOU, MAX_DET = 160, 0.7, 300
 SHAPES = ((160, 160), (120, 200), (210, 150), (96, 160), (333, 250), (64, 64))
 """(h, w) of the images."""
 
 LIFT = 2.5
 """Added to the class logits, since scores are small after a short training."""
-
-Rows = list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -120,78 +118,6 @@ class Corners(nn.Module):
             half = pred[:, 2:4] / 2
             pred = torch.cat((pred[:, :2] - half, pred[:, :2] + half, pred[:, 4:]), 1)
         return pred, *rest
-
-
-@dataclass
-class Finding:
-    """What a comparison found; `boxes` counts images for classifiers."""
-
-    task: str
-    name: str
-    bounds: Bounds = field(default_factory=Bounds)
-    boxes: int = 0
-    matched: int = 0
-    surplus: int = 0
-    px: float = 0.0
-    score: float = 0.0
-    conf: float = 0.0
-    fault: str = ""
-    proof: str = ""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether all numbers keep to the bounds, and enough boxes were compared."""
-        missing = max(self.boxes - self.matched, self.surplus)
-        return not self.fault and self.boxes > 0 and missing <= (1 - self.bounds.share) * self.boxes
-
-
-def limits_of(spec: Any, count: int, bounds: Bounds) -> np.ndarray:
-    """Return how far each number of a row may be from its partner's."""
-    units = {"px": bounds.px, "score": bounds.score, "rad": bounds.rad, "value": bounds.px}
-    cycle = spec.outputs.extra[: count - 6] if spec.outputs.extra else ()
-    further = [units[cycle[i % len(cycle)]] for i in range(count - 6)]
-    return np.array([bounds.px] * 4 + [bounds.score, 0.0, *further])
-
-
-def compare(found: Finding, spec: Any, wanted: Rows, given: Rows) -> Finding:
-    """Compare the rows of all images."""
-    for mine, theirs in zip(wanted, given, strict=True):
-        if not spec.outputs.boxes:
-            found.boxes += 1
-            apart = float(np.abs(mine - theirs).max())
-            found.score = max(found.score, apart)
-            found.matched += apart <= found.bounds.score
-            continue
-        count = mine.shape[1] if len(mine) else 6
-        theirs = theirs.reshape(len(theirs), -1)[:, :count] if len(theirs) else mine[:0]
-        tie = 1e-5 if found.bounds == BOUNDS["fp32"] else found.bounds.score
-        paired = pair_rows(
-            mine, theirs, limits_of(spec, count, found.bounds), iou=IOU, tie=tie,
-            floor=found.conf, rotated=spec.outputs.rotated,
-        )  # fmt: skip
-        found.boxes += len(mine)
-        found.matched += len(mine) - len(paired.mine)
-        found.surplus += len(paired.theirs)
-        if len(paired.pairs):
-            apart = np.abs(mine[paired.pairs[:, 0]] - theirs[paired.pairs[:, 1]])
-            found.px = max(found.px, float(apart[:, :4].max()))
-            found.score = max(found.score, float(apart[:, 4].max()))
-    return found
-
-
-def rows_of(result: Any) -> np.ndarray:
-    """Return one image's rows, as `benchmarks/peer_exports.py` says."""
-    if result.probs is not None:
-        return np.asarray(result.probs.data, dtype=np.float32)[None]
-    if result.obb is not None:
-        return np.asarray(result.obb.data, dtype=np.float32)[:, [0, 1, 2, 3, 5, 6, 4]]
-    parts = [np.asarray(result.boxes.data)[:, :6]]
-    if result.keypoints is not None and len(parts[0]):
-        parts.append(np.asarray(result.keypoints.data).reshape(len(parts[0]), -1))
-    if result.masks is not None and len(parts[0]):
-        masks = np.asarray(result.masks.data) > 0
-        parts.append(np.sqrt(masks.reshape(len(masks), -1).sum(1, keepdims=True)))
-    return np.concatenate(parts, 1).astype(np.float32)
 
 
 # ---------------------------------------------------------------------- one task
@@ -336,17 +262,6 @@ def onnx_run(file: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     return lambda x: session.run(None, {name: x})
 
 
-def floor_of(scores: np.ndarray) -> float:
-    """Return a score floor, at most 0.25, that leaves enough boxes and lies in a gap."""
-    ranked = np.sort(scores)[::-1]
-    conf = min(0.25, float(ranked[min(MIN_BOXES, len(ranked) - 1)])) if len(ranked) else 0.25
-    near = ranked[(ranked <= conf) & (ranked >= 0.7 * conf)]
-    if len(near) < 2:
-        return conf * 0.99
-    widest = int(np.diff(near).argmin())
-    return float(near[widest : widest + 2].mean())
-
-
 # ---------------------------------------------------------------------- the peer
 
 PEER_RUNS = (*VARIANTS[:3], VARIANTS[4], VARIANTS[8], VARIANTS[12], VARIANTS[15])
@@ -427,19 +342,6 @@ def with_peer(bench: Bench, python: Path) -> list[Finding]:
 # ---------------------------------------------------------------------- the page
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """Return the findings as a Markdown table."""
-    head = "| task | file | boxes | over | agree | worst px | worst score | |"
-    lines = [head, "|---|---|---|---|---|---|---|---|"]
-    for f in findings:
-        verdict = "agrees" if f.agrees else f"**differs** {f.fault}".strip()
-        lines.append(
-            f"| {f.task} | {f.name} | {f.boxes} | {f.conf:.3f} | {f.matched} | {f.px:.1e} "
-            f"| {f.score:.1e} | {verdict} |"
-        )
-    return "\n".join(lines)
-
-
 def page(findings: Sequence[Finding]) -> str:
     """Return the whole page."""
     facts = machine_facts()
@@ -452,9 +354,8 @@ def page(findings: Sequence[Finding]) -> str:
         "# Exported files against torch\n\n"
         f"Made by `python -m benchmarks.export_parity` ({versions}). Bounds: {limits}. *boxes* are "
         "those torch finds over the score *over* in six images of several shapes (of classifiers: "
-        "the images; with own modules: all anchors); *agree* are those the file has, too. A box "
-        "that rounding explains (a score at the floor, or one of two overlapping boxes that are as "
-        f"sure as each other) counts as agreeing.\n\n{table(findings)}\n"
+        "the images; with own modules: all anchors); *agree* are those the file has, too.\n\n"
+        f"{table(findings)}\n"
     )
 
 

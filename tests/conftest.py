@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,6 @@ import pytest
 import nano
 
 GOLDEN = Path(__file__).parent / "golden"
-
-_RUNTIMES = ("onnx", "onnxruntime", "onnxscript", "openvino")
-if any(find_spec(name) is None for name in _RUNTIMES):  # optional; exports are tested with all
-    collect_ignore_glob = ["export/*", "backends/test_[!t]*", "backends/test_torch[_s]*"]
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests report nothing home, however they import it
 

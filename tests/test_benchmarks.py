@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, judge, loss_parity, overfit
+from benchmarks import accuracy, export_rows, judge, loss_parity, overfit
+from yolo import TASKS
 from yolo.data.shapes import single_ring
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=float)
@@ -220,3 +221,30 @@ def test_overfitting_is_judged_by_the_weakest_part(tmp_path):
     assert overfit.score({"metrics/mAP50-95(B)": 0.1, "metrics/mAP50(B)": 0.9}) == 0.9
     assert overfit.falls([3, 2, 1, 1, 1, 1, 1, 1, 1, 0.9])
     assert not overfit.falls([1.0] * 10)
+
+
+def test_export_rows_lowers_the_floor_into_a_gap_and_counts_what_differs():
+    scores = np.concatenate([np.linspace(0.2, 0.1, 15), np.linspace(0.08, 0.02, 30)])
+    conf = export_rows.floor_of(scores)
+    assert (scores > conf).sum() >= export_rows.MIN_BOXES
+    assert np.abs(scores - conf).min() > 5e-4
+
+    rows = np.array([[10, 10, 30, 30, 0.9, 1], [50, 50, 80, 90, 0.6, 0]], dtype=np.float32)
+    spec = TASKS["detect"]
+
+    def finding(given: np.ndarray) -> export_rows.Finding:
+        return export_rows.compare(
+            export_rows.Finding("detect", "a file", conf=0.25), spec, [rows], [given]
+        )
+
+    near = finding(rows + np.float32([0.1, 0, 0, 0.2, 5e-4, 0]))
+    assert near.agrees
+    assert (near.boxes, near.matched) == (2, 2)
+    assert near.px == pytest.approx(0.2, abs=1e-4)
+    assert near.score == pytest.approx(5e-4, abs=1e-6)
+    assert not finding(rows[:1]).agrees
+    assert not finding(np.concatenate([rows, rows[:1] + 20])).agrees
+    assert not finding(rows + np.float32([0, 0, 0.6, 0, 0, 0])).agrees
+    assert not finding(rows + np.float32([0, 0, 0, 0, 2e-3, 0])).agrees
+    assert not finding(rows + np.float32([0, 0, 0, 0, 0, 1])).agrees
+    assert "**differs**" in export_rows.table([finding(rows[:0])])

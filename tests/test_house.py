@@ -50,12 +50,6 @@ WITHOUT_TORCH = (
 """What predicting from an exported file needs; torch may be absent there."""
 
 TESTED_ELSEWHERE = {
-    "yolo/exported.py": "tests/backends/test_exported.py",
-    "yolo/backends/engine.py": "tests/backends/test_exported.py",
-    "yolo/export/engine.py": "tests/export/test_formats.py",
-    "yolo/export/onnx.py": "tests/export/test_exporter.py",
-    "yolo/export/torch_export.py": "tests/export/test_exporter.py",
-    "yolo/export/torchscript.py": "tests/export/test_exporter.py",
     "yolo/__main__.py": "tests/test_cli.py",
     "yolo/tasks/detect/config.py": "tests/cfg/test_schema.py",
     "yolo/tasks/pose/config.py": "tests/tasks/test_pose_train.py",

@@ -12,12 +12,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import nano
 from yolo import YOLO, cli
 from yolo.data.shapes import write_shapes
+from yolo.engine.results import Results
 from yolo.nn.layer import LAYERS
 from yolo.tasks.spec import TASKS
 
@@ -75,6 +77,23 @@ def test_the_block_runs_and_builds_by_its_name(own_layers, tmp_path):
     text = nano.NETWORK.replace("  - [-1, 3, C2f", f"  - [-1, 1, {name}, []]\n  - [-1, 3, C2f")
     file = nano.write_network(tmp_path, text.replace("[[3, 4], 1", "[[4, 5], 1"))
     assert type(YOLO(file).model.model[3]).__name__ == name
+
+
+def test_the_table_of_tasks_is_true():
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines()]
+    table = {row[0]: row[1:] for row in rows if row and row[0] in TASKS}
+    assert {*table} == {*TASKS}
+    boxes = table["detect"][3].split(", ")
+    for name, (_, parts, losses, keys) in table.items():
+        spec = TASKS[name]
+        assert tuple(losses.split(", ")) == spec.criterion.names
+        result = Results(np.zeros((8, 8, 3), np.uint8), "", {})
+        assert all(hasattr(result, part) for part in re.findall("`(.*?)`", parts))
+        metrics = spec.validator(spec.val_config(), spec).make_metrics()
+        said = boxes if keys.startswith("as detect") else keys.split(", ")
+        if other := re.search(r"\((\w)\)$", keys) if said is boxes and name != "detect" else None:
+            said = said + [key.replace("(B)", f"({other[1]})") for key in boxes]
+        assert metrics.keys == [f"metrics/{key}" for key in said]
 
 
 def commands() -> list[str]:

@@ -212,6 +212,17 @@ def test_fraction_takes_a_share_of_the_training_images(train):
     assert len(trainer.test_loader.index) == 6
 
 
+def test_balanced_sampling_draws_rare_classes_as_often_as_others(train):
+    trainer = train(sampler="balanced").trainer
+    counts = trainer.train_loader.index.class_counts()
+    images, classes = trainer.train_loader.index.objects()
+    drawn = [classes[images == place] for place in trainer.train_loader.order.places(0)]
+    shares = np.bincount(np.concatenate(drawn), minlength=len(counts))[counts > 0]
+    assert np.ptp(shares) < np.ptp(counts[counts > 0])
+    with pytest.raises(ConfigError, match="expected rect=True or sampler='balanced', found both"):
+        train("both", sampler="balanced", rect=True)
+
+
 def test_rect_keeps_like_shapes_together(train, tmp_path):
     file = write_shapes(tmp_path / "wide", train=8, val=4, size=(64, 128))
     shapes = []

@@ -90,7 +90,9 @@ def test_what_could_run_is_refused(program, tmp_path, monkeypatch, part, before,
 
 def test_pickled_weights_and_machine_code_are_refused(program, tmp_path):
     config = b'{"config": {"w": {"path_name": "weight_0", "use_pickle": true}}}'
-    path = changed(program, tmp_path / "a.pt2", lambda n, c: config if "weights_config" in n else c)
+    path = changed(
+        program, tmp_path / "a.pt2", lambda n, c: config if "weights_config" in n else c
+    )
     with pytest.raises(ModelError, match="holds pickled objects"):
         open_backend(path)
     path = changed(program, tmp_path / "b.pt2", lambda n, c: c)

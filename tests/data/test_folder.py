@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo.data.folder import label_path, list_files
+from yolo.data.folder import label_path, list_files, written_whole
 from yolo.errors import DataError
 
 
@@ -93,6 +93,19 @@ def test_label_without_image_is_named_but_not_every_text_file(tmp_path: Path) ->
     for source in (tmp_path / "images", tmp_path / "l.txt"):
         problems = list_files([source], tmp_path).problems
         assert [(Path(p.file).name, p.kind) for p in problems] == [("lost.txt", "orphan")]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    with pytest.raises(FileNotFoundError), written_whole(target) as waiting:
+        (waiting / "x").rename(target)
+    assert os.listdir(tmp_path / "a") == []
+    target.mkdir()
+    for name in ("first", "second"):
+        with written_whole(target) as waiting:
+            (waiting / name).touch()
+    assert os.listdir(target) == ["first"]
+    assert os.listdir(tmp_path / "a") == ["b"]
 
 
 def test_fingerprint_sees_every_change(tmp_path: Path) -> None:

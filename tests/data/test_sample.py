@@ -60,10 +60,8 @@ def test_a_kind_that_one_part_lacks_is_dropped_but_empty_parts_do_not_count():
     assert len(Instances.concatenate([])) == 0
 
 
-def test_a_sample_with_another_image_is_a_copy():
-    sample = Sample(np.zeros((4, 6, 3), np.uint8), instances(), path="a.jpg", index=3)
-    other = sample.with_image(np.ones((8, 2, 3), np.uint8))
-    assert (sample.shape, other.shape) == ((4, 6), (8, 2))
-    assert (other.path, other.index) == ("a.jpg", 3)
-    assert other.instances is sample.instances
-    assert np.array_equal(other.matrix, np.eye(3))
+def test_a_sample_alone():
+    sample = Sample(np.zeros((4, 6, 3), np.uint8))
+    assert sample.shape == (4, 6)
+    assert len(sample.instances) == 0
+    assert np.array_equal(sample.matrix, np.eye(3))

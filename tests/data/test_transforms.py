@@ -359,8 +359,8 @@ FULL = {
     ("change", "reason"),
     [
         (lambda s: None, "expected a Sample back, found NoneType"),
-        (lambda s: s.with_image(s.image[:9]), r"of shape \(20, 30, 3\)"),
-        (lambda s: s.with_image(s.image.astype(np.float32)), "type uint8, found .*float32"),
+        (lambda s: replace(s, image=s.image[:9]), r"of shape \(20, 30, 3\)"),
+        (lambda s: replace(s, image=s.image.astype(np.float32)), "type uint8, found .*float32"),
         (lambda s: replace(s, image_class=-1), "image_class as a whole number from 0 on, found -1"),
         (lambda s: replace(s, image_class=0.5), "image_class as a whole number"),
         (lambda s: spoiled(s, boxes=np.array([[0, 0, np.nan, 1]])), "finite boxes"),

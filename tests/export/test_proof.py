@@ -80,7 +80,7 @@ def test_one_number_out_of_bounds_is_enough(graph, row, by, text):
 
 
 def test_another_shape_is_refused(graph):
-    with pytest.raises(ExportError, match=r"for an input .* it gives"):
+    with pytest.raises(ExportError, match="for an input .* it gives"):
         prove(graph, lambda x: [a[:, :-1] for a in expected(graph, x)], INPUTS, rules())
 
 

@@ -135,7 +135,7 @@ def new_logger(trt: Any) -> Any:
         trt.ILogger.Severity.WARNING: logging.WARNING,
     }
 
-    class Log(trt.ILogger):  # type: ignore[misc, unused-ignore]  # a class of a package that may be absent
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +29,28 @@ Stat = tuple[int, int]
 """Size in bytes and modification time in ns."""
 
 NO_LABEL: Stat = (-1, -1)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `folder` when it is whole.
+
+    Where another process was faster, its folder stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    waiting = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    waiting.mkdir()
+    try:
+        yield waiting
+        with suppress(OSError):
+            folder.rmdir()  # an empty folder gives way
+        try:
+            os.rename(waiting, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)
 
 
 @dataclass(slots=True)

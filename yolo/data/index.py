@@ -28,6 +28,7 @@ import numpy as np
 
 from yolo.data.class_folders import CLASSES
 from yolo.data.datasets import DatasetSpec
+from yolo.data.folder import written_whole
 from yolo.data.labels import LabelFormat, LabelledImage
 from yolo.data.objects import item_image
 from yolo.data.report import ScanReport as ScanReport
@@ -105,26 +106,13 @@ class LabelIndex:
         return cls(arrays, meta, path)
 
     def save(self, folder: Path) -> LabelIndex:
-        """Write the index to a folder that appears whole or not at all; return it mapped.
-
-        Where another process was faster, its folder is used.
-        """
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        waiting = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-        waiting.mkdir()
-        try:
+        """Write the index to a folder (`folder.written_whole`); return it mapped."""
+        with written_whole(folder) as waiting:
             for name, array in self.arrays.items():
                 np.save(waiting / f"{name}.npy", array, allow_pickle=False)
             layout = {k: (v.shape, v.dtype.str) for k, v in self.arrays.items()}
             text = json.dumps({**self._meta, "arrays": layout})
             (waiting / "meta.json").write_text(text, encoding="utf-8")
-            try:
-                os.rename(waiting, folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(waiting, ignore_errors=True)
         return LabelIndex.open(folder)
 
     def __len__(self) -> int:

@@ -2,8 +2,7 @@
 """Draw how a training sample is made, as a small record of numbers; `transforms` carries it out.
 
 Randomness is counter-based: a recipe is a function of (seed, epoch, place in the epoch's order)
-alone, so workers, ranks and restarts don't change it. Because the record is plain geometry, the
-same one can be carried out on arrays or on a device.
+alone, so workers, ranks and restarts don't change it.
 
 A scene of several images is never put together on a large canvas and then warped: the layout on
 that canvas, the affine map and the flips are multiplied into one matrix for each source image,
@@ -235,16 +234,9 @@ class RecipeBook:
         if gains.copy_paste:
             donor = scene(partner()) if gains.copy_paste_mode == "mixup" else None
             paste = (donor, int(rng.integers(1 << 62)), gains.copy_paste)
-        return Recipe(
-            (self.order.seed, epoch, place),
-            index,
-            main,
-            blend,
-            cut,
-            paste,
-            _draw_colour(gains, uniform),
-            bool(gains.bgr and next(uniform) < gains.bgr),
-        )
+        key, hsv = (self.order.seed, epoch, place), _draw_colour(gains, uniform)
+        swap = bool(gains.bgr and next(uniform) < gains.bgr)
+        return Recipe(key, index, main, blend, cut, paste, hsv, swap)
 
     def _scene(
         self,

@@ -7,7 +7,7 @@ x to the right and y down, the corner of the first pixel at (0, 0).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,3 @@ class Sample:
     def shape(self) -> tuple[int, int]:
         """(h, w) of `image`."""
         return self.image.shape[0], self.image.shape[1]
-
-    def with_image(self, image: np.ndarray) -> Sample:
-        """Return a copy that holds `image` instead."""
-        return replace(self, image=image)

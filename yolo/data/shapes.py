@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 
 from yolo.data.datasets import GENERATORS
 from yolo.data.figures import FLIP_IDX, KEYPOINTS, NAMES
+from yolo.data.folder import written_whole
 from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
 from yolo.data.scene import SPLITS, scene
@@ -93,20 +92,9 @@ def write_shapes(
     result = folder if kind == "classes" else folder / "data.yaml"
     if _holds(folder, spec):
         return result
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    building.mkdir()
-    try:
+    with written_whole(folder) as building:
         _write(building, spec)
-        try:
-            if folder.exists():
-                folder.rmdir()  # empty, as seen above
-            building.rename(folder)
-        except OSError:
-            if not _holds(folder, spec):  # else another process was quicker
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    _holds(folder, spec)  # another process may have been quicker
     return result
 
 

@@ -138,7 +138,8 @@ class RawLetterbox(RawImage):
             return torch.minimum(moved(points).clamp(min=0), source)
 
         if self.rotated:
-            boxes = scale_boxes(rows[..., [0, 1, 2, 3, 6]], 1 / gain[0], 1 / gain[1])  # type: ignore[arg-type]  # tensors of one number
+            shrink: Any = 1 / gain
+            boxes = scale_boxes(rows[..., [0, 1, 2, 3, 6]], shrink[0], shrink[1])
             parts = [moved(rows[..., :2]), boxes[..., 2:4], rows[..., 4:6], boxes[..., 4:]]
         else:
             parts = [limited(rows[..., :2]), limited(rows[..., 2:4]), rows[..., 4:6]]
