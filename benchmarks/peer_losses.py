@@ -41,6 +41,7 @@ def main() -> None:
         options = json.loads(args.options)
         model.train(data=args.data, project=scratch, name="train", **options)
         shutil.copy(Path(scratch) / "train" / "results.csv", args.out / "results.csv")
+        (args.out / "version").write_text(ultralytics.__version__)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ def network(spec, seed: int = 0):
     torch.manual_seed(seed)
     model = spec.model(description)
     model.names = NAMES
+    return spread(model, seed)
+
+
+def spread(model, seed: int = 0):
+    """Change fresh weights so that scores are spread over 0..1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from yolo.engine.checkpoint import digest
+
 NETWORK = """
 nc: 5
 scales:
@@ -29,6 +31,18 @@ TINY = {
     "head": [[[1, 2], 1, "Detect", ["nc"]]],
 }
 """The least network with two levels, as a description."""
+
+
+def state_of(model):
+    """Return all that inference must leave alone: weights, modes, gradients, types, device."""
+    inner = model.model
+    return (
+        digest(dict(inner.state_dict())),
+        [(name, module.training) for name, module in inner.named_modules()],
+        [(name, p.requires_grad, p.dtype, p.grad is None) for name, p in inner.named_parameters()],
+        model.device,
+        repr(inner),
+    )
 
 
 def write_network(folder: Path, text: str = NETWORK) -> Path:

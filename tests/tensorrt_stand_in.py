@@ -35,6 +35,17 @@ class ILogger:
         self.made = True
 
 
+class Logger(ILogger):
+    def __init__(self, severity: Any) -> None:
+        assert severity is ILogger.Severity.WARNING
+        super().__init__()
+
+
+def nptype(kind: DataType) -> type:
+    names = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool_"}
+    return getattr(np, names.get(kind.name, kind.name.lower()))
+
+
 class OnnxParser:
     num_errors = 1
 
@@ -87,7 +98,6 @@ class Builder:
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         if self.workspace == 1:
-            self.logger.log(ILogger.Severity.ERROR, "out of memory")
             return None
         profile = json.dumps(self.profile).encode()
         return memoryview(b"plan" + profile + b"\0" + network.model)
@@ -146,8 +156,7 @@ class Context:
             return False
         self.addresses = {}
         self.shape = shape
-        kind = self.engine.get_tensor_dtype(name)
-        self.x = np.zeros(shape, {"FLOAT": "f4", "HALF": "f2", "UINT8": "u1"}[kind.name])
+        self.x = np.zeros(shape, nptype(self.engine.get_tensor_dtype(name)))
         self._run(name)
         return True
 
@@ -182,7 +191,7 @@ def install(monkeypatch: Any, version: str = "10.9.0.34") -> types.ModuleType:
     import torch
 
     module = types.ModuleType("tensorrt")
-    vars(module).update({k: v for k, v in globals().items() if isinstance(v, type)})
+    vars(module).update({k: v for k, v in globals().items() if isinstance(v, type)}, nptype=nptype)
     module.__version__ = version
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())

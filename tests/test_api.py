@@ -20,7 +20,7 @@ import nano
 import yolo
 from yolo import YOLO
 from yolo.data.shapes import write_shapes
-from yolo.engine.checkpoint import digest, load_checkpoint, save_checkpoint
+from yolo.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolo.errors import (
     CheckpointError,
     ConfigError,
@@ -247,7 +247,7 @@ def test_an_unknown_attribute_is_one(model):
 
 
 def test_familiar_methods_that_are_not_offered(model):
-    for name in ("benchmark", "embed", "tune"):
+    for name in ("benchmark", "embed"):
         assert not hasattr(model, name)
         with pytest.raises(AttributeError, match=f"YOLO.{name} isn't offered: .*(run|use|call) "):
             getattr(model, name)
@@ -334,34 +334,23 @@ def test_an_option_of_another_task_is_left_out_aloud(model, caplog):
 # ---------------------------------------------------------------------- what calls leave alone
 
 
-def state_of(model):
-    inner = model.model
-    return (
-        digest(dict(inner.state_dict())),
-        [(name, module.training) for name, module in inner.named_modules()],
-        [(name, p.requires_grad, p.dtype, p.grad is None) for name, p in inner.named_parameters()],
-        model.device,
-        repr(inner),
-    )
-
-
 def test_predict_and_val_leave_the_model_as_it_was(trained, data, tmp_path):
     model = YOLO(trained)
     model.model.train()
     model.model.get_submodule("model.0.bn").eval()
     next(model.model.parameters()).requires_grad_(False)
-    before = state_of(model)
+    before = nano.state_of(model)
     random = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads()
     model.predict(IMAGE, verbose=False)
-    assert state_of(model) == before
+    assert nano.state_of(model) == before
     model.predict(IMAGE, half=True, amp="bf16", rect=False, verbose=False)
-    assert state_of(model) == before
+    assert nano.state_of(model) == before
     list(model.predict([IMAGE, IMAGE], stream=True, verbose=False))
-    assert state_of(model) == before
+    assert nano.state_of(model) == before
     model.val(data=str(data), plots=False, verbose=False)
-    assert state_of(model) == before
+    assert nano.state_of(model) == before
     model.val(data=str(data), plots=False, verbose=False, amp="bf16")
-    assert state_of(model) == before
+    assert nano.state_of(model) == before
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_num_threads()
     assert torch.equal(random[0], after[0])
     assert random[1:] == after[1:]

@@ -94,7 +94,7 @@ def test_no_image_can_be_read(model, data, tmp_path):
     [
         ({"train": "images/trian"}, DataError, r"train: there is nothing at .*trian.*'train'"),
         ({"names": {0: "a", 2: "b"}}, DataError, "names: expected the ids 0 to 1"),
-        ({"nc": 7}, DataError, "nc is 7"),
+        ({"nc": 7}, DataError, "nc: expected .* found 7"),
         ({"val": None}, DataError, "expected the key 'val'"),
         ({"path": "/nowhere/at/all"}, DataError, "path: there is no folder /nowhere/at/all"),
     ],

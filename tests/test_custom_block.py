@@ -23,6 +23,7 @@ from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.errors import ConfigError, ModelError
 from yolo.nn.layer import LAYERS
+from yolo.options import resolve_call
 
 ROOT = Path(__file__).parents[1]
 
@@ -181,5 +182,5 @@ def test_no_file_imports_code_by_itself(home, tmp_path):
         model.train(cfg=str(options), epochs=1)
     assert main(["train", "model=yolov8n.yaml", f"cfg={options}"]) == 2
     model.overrides["plugins"] = [str(trap)]  # what a checkpoint's options end up in
-    model._resolve("train", model.overrides, {"data": "shapes"})
+    resolve_call(model.spec, "train", model.overrides, {"data": "shapes"})
     assert not (tmp_path / "sprung").exists()

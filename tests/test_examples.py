@@ -44,6 +44,7 @@ def stdout(outputs):
     return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
 
 
+@pytest.mark.slow
 def test_quickstart_runs_and_shows_pictures(tmp_path, monkeypatch):
     # On a busy machine two threads that wait for each other take many times as long as one.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -31,7 +31,7 @@ RANKS = {
     "errors": 0, "registry": 1, "plugins": 1, "cfg": 1, "nn": 2, "data": 3, "engine": 4,
     "backends": 4, "export": 4, "tasks": 5, "tasks.spec": 5, "tasks.detect": 6, "tasks.*": 7,
     "machine": 8, "options": 8, "weights": 8, "exported": 8, "api": 8, "ensemble": 9,
-    "command": 9, "cli": 9, "__main__": 10,
+    "command": 9, "tuning": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 """Parts of the package from the ground up: a part imports its own rank and lower ones."""
 

@@ -16,6 +16,7 @@ import cv2
 import pytest
 import yaml
 
+import exports
 import nano
 from peer_files import ARGS
 from squares import FRAMES, Finder, frame, write_video
@@ -41,7 +42,9 @@ def home(tmp_path_factory):
             file = nano.task_network(folder, spec)
         else:
             file = nano.write_network(folder).rename(folder / "yolov8n.yaml")
-        YOLO(file).save(folder / f"yolov8n{spec.suffix}.pt")
+        model = YOLO(file)
+        exports.spread(model.model)
+        model.save(folder / f"yolov8n{spec.suffix}.pt")
     data = write_shapes(folder / "set", train=6, val=4, size=(64, 64))
     content = yaml.safe_load(data.read_text()) | {"path": str(folder / "set")}
     (folder / "data.yaml").write_text(yaml.safe_dump(content))
@@ -80,8 +83,9 @@ def test_every_script_runs(number):
     for package in ("supervision", "PIL"):
         if f"import {package}" in script:
             pytest.importorskip(package)
-    if ".track(" in script:
-        pytest.importorskip("trackers")
+    for word, package in ((".track(", "trackers"), ('format="onnx"', "onnxscript")):
+        if word in script:
+            pytest.importorskip(package)
     exec(compile(script, f"{PAGE.name}, script {number + 1}", "exec"), {"__name__": "script"})
 
 

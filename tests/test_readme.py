@@ -20,6 +20,7 @@ import nano
 from yolo import YOLO, cli
 from yolo.data.shapes import write_shapes
 from yolo.engine.results import Results
+from yolo.nn.class_losses import CLASS_LOSSES
 from yolo.nn.layer import LAYERS
 from yolo.tasks.spec import TASKS
 
@@ -94,6 +95,24 @@ def test_the_table_of_tasks_is_true():
         if other := re.search(r"\((\w)\)$", keys) if said is boxes and name != "detect" else None:
             said = said + [key.replace("(B)", f"({other[1]})") for key in boxes]
         assert metrics.keys == [f"metrics/{key}" for key in said]
+
+
+def test_the_table_of_losses_and_assigners_is_true():
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines()]
+    table = {
+        row[0].strip("`"): row[1:] for row in rows if row and row[0].endswith(("loss`", "er`"))
+    }
+    criterion = TASKS["detect"].criterion
+    parts = {"cls_loss": CLASS_LOSSES, "box_loss": criterion.box_losses,
+             "assigner": criterion.assigners}  # fmt: skip
+    assert {*table} == {*parts}
+    own = {"l1"}  # of the example in CONTRIBUTING.md, where that ran in this process
+    for option, (names, default) in table.items():
+        assert names.split(";")[0].split(", ") == sorted({*parts[option]} - own)
+        assert default.split(";")[0] == TASKS["detect"].train_config.model_fields[option].default
+    assert table["box_loss"][0].endswith(": " + ", ".join(TASKS["obb"].criterion.box_losses))
+    assert table["box_loss"][1].endswith(TASKS["obb"].train_config.model_fields["box_loss"].default)
+    assert {*TASKS["obb"].criterion.assigners} == {*criterion.assigners}
 
 
 def commands() -> list[str]:

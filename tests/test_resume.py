@@ -115,6 +115,43 @@ def test_sigkill_and_resume_is_identical(network, data, tmp_path):
     assert_identical(whole, load_checkpoint(last))
 
 
+@pytest.mark.parametrize(
+    ("number", "event", "place"),
+    [
+        (signal.SIGINT, "on_train_batch_start", (0, 1)),
+        pytest.param(signal.SIGTERM, "on_train_batch_end", (1, 4), marks=pytest.mark.slow),
+        (signal.SIGTERM, "on_val_batch_start", (1, 4)),
+        pytest.param(signal.SIGINT, "on_train_epoch_end", (0, 4), marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on(network, data, tmp_path, caplog, number, event, place):
+    """nbs=12: gradients are under way when the run stops, and no other checkpoint is near."""
+    options = {"nbs": 12, "epochs": 3, "workers": 2}
+    whole = train(network, data, tmp_path, "whole", **options)
+    model = YOLO(network)
+    running = []
+
+    def interrupt(subject):
+        (trainer,) = running
+        if (trainer.epoch, trainer.batch_i) == place:
+            signal.raise_signal(number)
+
+    model.add_callback("on_train_start", running.append)
+    model.add_callback(event, interrupt)
+    around = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as end:
+        model.train(data=str(data), **nano.options(tmp_path, "cut", **options))
+    assert end.value.code == 128 + number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    signal.signal(signal.SIGINT, around)
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    assert f"yolo train resume=True model={last}" in caplog.text
+    model = YOLO(last)
+    model.train(resume=True)
+    assert_identical(whole, load_checkpoint(last))
+
+
 def test_a_finished_run_needs_more_epochs(network, data, tmp_path):
     train(network, data, tmp_path, "run", epochs=2)
     last = tmp_path / "run" / "weights" / "last.pt"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from yolo.engine.results import Results
     from yolo.engine.tracking import Follower
     from yolo.engine.trainer import Trainer
+    from yolo.tuning import TuneResult
 
 NOT_OFFERED = {
     "benchmark": "run `python -m benchmarks.export_parity` in a checkout",
     "embed": "use model.model(images, capture=[row]) and average over height and width",
-    "tune": "call train with the options of your search; every run has its own folder",
 }
 """Familiar methods, and what to use instead."""
 
@@ -165,6 +165,16 @@ class YOLO:
                 "train needs data=: a dataset YAML, a COCO JSON or 'shapes' (embedded), as in "
                 "YOLO('yolov8n.yaml').train(data='shapes')"
             )
+        from yolo.engine.launch import launch, ranks_to_start
+
+        ranks = ranks_to_start(config.ranks, config.device)
+        if ranks > 1 and not config.save:
+            raise ConfigError(f"save=False: the {ranks} ranks hand over their result as best.pt")
+        if ranks > 1:
+            known = {self.spec.model.__module__, self.spec.trainer.__module__}
+            self.metrics = launch(self.train, {"trainer": trainer, **options}, ranks, known)
+            self._load_checkpoint(self.metrics.save_dir / "weights" / "best.pt", None)
+            return self.metrics
         network, weights = self.model.yaml, None
         if saved:
             network = saved.network
@@ -181,7 +191,7 @@ class YOLO:
 
     def _take_over(self, runner: Trainer) -> None:
         """Hold what a finished training produced."""
-        if runner.args.save:
+        if runner.args.save and runner.best.is_file():  # the files of another node aren't here
             self._load_checkpoint(runner.best, None)
             self.overrides["data"] = runner.args.data  # Python objects are in no file
             return
@@ -230,6 +240,36 @@ class YOLO:
         finally:
             loader.close()
         return self.metrics
+
+    def tune(
+        self,
+        space: Mapping[str, Sequence[Any]] | str | Path | None = None,
+        iterations: int = 100,
+        storage: str | None = None,
+        resume: str | Path | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> TuneResult:
+        """Search for the training options of the highest fitness; the model stays as it is.
+
+        Args:
+            space: option -> (low, high), (low, high, "log") or a list of choices, or a YAML file
+                of that; `yolo.tuning.SPACE` where nothing is given.
+            iterations: trials in all, earlier calls of a resumed search included. Hopeless ones
+                are cut short.
+            storage: where Optuna keeps the study: a file in the folder, or a server's URL, through
+                which several machines search together (each gives the same `name`).
+            resume: the folder of a search to go on with.
+            timeout: seconds after which no further trial begins.
+            **options: of every training: `data`, `epochs`, ...; `optimizer` is AdamW unless given.
+
+        Raises:
+            ConfigError: for options or ranges that can't be used, or without the package optuna.
+        """
+        self._need_network("tuned", fused=False)
+        from yolo.tuning import tune
+
+        return tune(self, space, iterations, storage, resume, timeout, options)
 
     def export(self, **options: Any) -> str:
         """Write the model for another runtime, and prove that the file computes what it does.

@@ -25,7 +25,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def _run_mode(command: Command) -> int:
-    """Train, validate, predict, export or track by one call of the facade."""
+    """Call the facade once, for the mode that the verb names."""
     mode, options = command.verb, dict(command.options)
     if options.get("mode") in EXAMPLES:  # said twice, or by a script of other origin
         del options["mode"]
@@ -118,7 +118,8 @@ def _unknown_word(word: str, known: Iterable[str]) -> ConfigError:
 
 def _schema(mode: str, spec: TaskSpec) -> type[Config]:
     """Return the option class of a task's mode; modes without their own share another's."""
-    schema: type[Config] = getattr(spec, f"{'predict' if mode == 'track' else mode}_config")
+    home = {"track": "predict", "tune": "train"}.get(mode, mode)
+    schema: type[Config] = getattr(spec, f"{home}_config")
     return schema
 
 
@@ -139,8 +140,8 @@ def _take_model(mode: str, given: dict[str, Any]) -> str:
 
 def _require(mode: str, given: Mapping[str, Any]) -> None:
     """Refuse a call that would lack its data, before anything heavy is imported."""
-    if mode == "train" and given.get("data") is None and not given.get("resume"):
-        raise ConfigError(f"train needs data=..., as in: {EXAMPLES[mode]}")
+    if mode in ("train", "tune") and given.get("data") is None and not given.get("resume"):
+        raise ConfigError(f"{mode} needs data=..., as in: {EXAMPLES[mode]}")
     if mode in ("predict", "track") and given.get("source") is None:
         raise ConfigError(f"{mode} needs source=..., as in: {EXAMPLES[mode]}")
 

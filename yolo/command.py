@@ -19,6 +19,7 @@ EXAMPLES = {
     "predict": "yolo predict model=best.pt source=image.jpg",
     "track": "yolo track model=best.pt source=video.mp4",
     "export": "yolo export model=best.pt format=onnx",
+    "tune": "yolo tune model=yolov8n.pt data=data.yaml epochs=30 iterations=50",
 }
 """The modes, each with the shortest useful call."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo.api import YOLO
+from yolo.engine.network import listed
 from yolo.engine.runtime import select_device
 from yolo.errors import ModelError
 from yolo.nn.model import BaseModel
@@ -44,8 +45,8 @@ class Ensemble(nn.Module):
         for model in models:
             if model.names != self.names:
                 raise ModelError(
-                    f"an ensemble needs models of the same classes, found {self.names} and "
-                    f"{model.names}"
+                    "an ensemble needs models of the same classes, found "
+                    f"{listed(list(self.names.values()))}; and {listed(list(model.names.values()))}"
                 )
         self.models = nn.ModuleList(models)
 

@@ -44,7 +44,7 @@ class ExportedFile:
 
     def for_call(self, config: Any) -> ExportedModel:
         """Return what runs the file with the options of a call: on `device`, None: where it is."""
-        device, floor = config.device, self.backend.metadata.given.get("conf", 0)
+        device, floor = config.device, self.backend.metadata.conf
         if self.backend.nms and config.conf < floor:
             LOGGER.warning(
                 "conf=%g: %s was exported with nms=True, conf=%g: it leaves out all below that",

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from yolo.errors import ConfigError, UnknownNameError, nearest
 
@@ -44,6 +46,39 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers what it decorates under `name`."""
         return lambda part: self.add(name, part)
+
+    def choose(self, choice: str | Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
+        """Return the part that an option chooses, and the options for it.
+
+        Args:
+            choice: a name, or a mapping with `name` and the part's options.
+
+        Raises:
+            UnknownNameError: if no part has the name.
+            ConfigError: if the name is missing.
+        """
+        options = {"name": choice} if isinstance(choice, str) else dict(choice)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"{self.kind}={choice!r} needs a 'name': one of {sorted(self)}")
+        return self[name], options
+
+    def function(self, choice: str | Mapping[str, Any]) -> Callable[..., Any]:
+        """Return the function that an option chooses, with the options for it filled in.
+
+        Raises:
+            UnknownNameError, ConfigError: as `choose`, or if it has no such option.
+        """
+        part, options = self.choose(choice)
+        assert callable(part)
+        known = list(inspect.signature(part).parameters)[2:]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"{self.kind}={choice!r}: expected {', '.join(known) or 'no options'}, found "
+                    f"{name!r}. {nearest(name, known)}"
+                )
+        return partial(part, **options) if options else part
 
     def __getitem__(self, name: str) -> T:
         """Return the part called `name`.

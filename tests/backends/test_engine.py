@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,9 +15,6 @@ import tensorrt_stand_in
 from yolo.backends import engine, open_backend
 from yolo.errors import ConfigError, MissingPackageError, ModelError
 
-needs_runtime = pytest.mark.skipif(
-    not (find_spec("onnx") and find_spec("onnxruntime")), reason="the stand-in runs on onnxruntime"
-)
 FACTS = {"task": "detect", "names": {"0": "a", "1": "b"}, "imgsz": [64, 64], "batch": 1}
 
 
@@ -35,7 +31,6 @@ def file_of(tmp_path, shape=(1, 3, 64, 64), profile=None, facts=FACTS):
     return path
 
 
-@needs_runtime
 def test_a_file_runs_and_says_what_it_is(tmp_path, tensorrt):
     backend = open_backend(file_of(tmp_path), "cuda")
     assert (backend.task, backend.names, backend.imgsz) == ("detect", {0: "a", 1: "b"}, (64, 64))
@@ -45,20 +40,16 @@ def test_a_file_runs_and_says_what_it_is(tmp_path, tensorrt):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@needs_runtime
-def test_a_free_batch_is_cut_to_what_the_file_was_built_for(tmp_path, tensorrt):
+def test_a_free_batch_is_as_large_as_the_file_was_built_for(tmp_path, tensorrt):
     profile = {"images": [[1, 3, 64, 64], [1, 3, 64, 64], [4, 3, 64, 64]]}
     backend = open_backend(file_of(tmp_path, ("b", 3, 64, 64), profile))
     assert backend.metadata.dynamic == "batch"
-    levels = np.arange(10, dtype=np.uint8)
-    (found,) = backend(np.broadcast_to(levels[:, None, None, None], (10, 64, 64, 3)))
-    added = found[:, 4, 2] - exports.detections()[4, 2]
-    np.testing.assert_allclose(added * 255, levels, atol=1e-3)
-    with pytest.raises(ModelError, match=r"at most \(4, 3, 64, 64\), found \(1, 3, 96, 64\)"):
-        backend(np.zeros((1, 96, 64, 3), np.uint8))
+    (found,) = backend(np.full((4, 64, 64, 3), 51, np.uint8))
+    np.testing.assert_allclose(found, [exports.detections() + 0.2] * 4, rtol=1e-5)
+    with pytest.raises(ModelError, match=r"wasn't built for an input \(5, 3, 64, 64\)"):
+        backend(np.zeros((5, 64, 64, 3), np.uint8))
 
 
-@needs_runtime
 def test_files_that_cannot_be_used(tmp_path, tensorrt):
     bare = file_of(tmp_path, facts=None)
     with pytest.raises(ModelError, match="lack 'task' and 'names'"):
@@ -93,13 +84,8 @@ def test_only_gpus_that_are_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for asked, index in ((None, 0), ("cuda", 0), (1, 1), ("cuda:1", 1), ("1", 1)):
         assert engine.cuda_device(asked) == torch.device("cuda", index)
-    for asked in ("cpu", 2, "cuda:7", "mps", "gpu"):
-        with pytest.raises(ConfigError, match=f"device={asked!r}: TensorRT runs on NVIDIA"):
+    with pytest.raises(ConfigError, match="device='cpu': TensorRT runs on NVIDIA"):
+        engine.cuda_device("cpu")
+    for asked in (2, "cuda:7", "gpu"):
+        with pytest.raises(ConfigError, match=f"device={asked!r}"):
             engine.cuda_device(asked)
-
-
-def test_messages_go_to_the_log(tensorrt, caplog):
-    logger = engine.new_logger(tensorrt)
-    logger.log(tensorrt.ILogger.Severity.ERROR, "bad")
-    logger.log(tensorrt.ILogger.Severity.INFO, "chatter")
-    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("ERROR", "TensorRT: bad")]

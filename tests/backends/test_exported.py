@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yolo.backends.exported import ExportedModel, as_input
+from yolo.backends.exported import ExportedModel, as_input, sound
 from yolo.backends.metadata import Metadata
-from yolo.errors import ModelError
+from yolo.errors import ConfigError, ModelError
 from yolo.tasks.spec import Outputs
 
 
@@ -80,3 +80,11 @@ def test_names_that_do_not_fit_the_outputs_are_refused():
 def test_outputs_of_a_module_of_ones_own_are_no_predictions():
     with pytest.raises(ModelError, match="your own module 'Blur'"):
         Echo(dynamic=True, postprocess="Blur").infer(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_what_a_runtime_raises_is_told_in_one_line():
+    text = r"^m\.x: no sound X file \(ZeroDivisionError: first second\)$"
+    with pytest.raises(ModelError, match=text), sound("m.x", "X file"):
+        raise ZeroDivisionError("first\n  second")
+    with pytest.raises(ConfigError), sound("m.x", "X file"):
+        raise ConfigError("device")

@@ -54,11 +54,23 @@ def test_another_task_than_the_files_is_refused():
         ("stride", "32.5"), ("stride", "big"), ("batch", "0"), ("imgsz", "[640]"),
         ("imgsz", "[640, -1]"), ("kpt_shape", "[17, 3, 1]"), ("names", "{0: 'a', 2: 'b'}"),
         ("names", "cat"), ("names", "[" * 100_000), ("names", "__import__('os')"),
+        ("names", "{1e999: 'a'}"), ("names", "1-" * 400_000), ("names", "['" + "a" * 2_000_000),
+        ("stride", "1e999"), ("batch", "9" * 30), ("imgsz", "[64, 1000000]"), ("stride", "True"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(key, value):
     with pytest.raises(ModelError, match=key):
         read_metadata({**FOREIGN, key: value}, "x")
+
+
+def test_odd_facts_are_left_out():
+    info = '{"dynamic": ["x"], "preprocess": ["raw"], "postprocess": null}'
+    odd = {**FOREIGN, "args": "{'conf': 'high', 'nms': []}", "yolo_info": info}
+    found = read_metadata(odd, "x")
+    assert (found.conf, found.nms, found.dynamic) == (0, False, False)
+    assert (found.preprocess, found.postprocess) == ("['raw']", None)
+    for text in ("{", "[1]", "[" * 100_000):
+        assert read_metadata({**odd, "yolo_info": text}, "x").preprocess is None
 
 
 def test_class_names_come_in_order_of_their_ids():

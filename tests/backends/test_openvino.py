@@ -6,7 +6,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from yolo.backends import open_backend
 from yolo.backends.quiet import import_openvino
 from yolo.cfg.load import write_yaml
 from yolo.errors import ConfigError, MissingPackageError, ModelError
-
-pytestmark = pytest.mark.skipif(not find_spec("openvino"), reason="openvino isn't installed")
 
 NAMES = {0: "a", 1: "b"}
 ROOT = Path(__file__).parents[2]
@@ -70,6 +67,23 @@ def test_threads_share_a_backend(folder):
         found = [outputs[0] for outputs in pool.map(backend, calls)]
     added = [float(rows[0, 4, 2] - exports.detections()[4, 2]) for rows in found]
     np.testing.assert_allclose(added, np.array(levels) / 255, atol=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are restored on Linux")
+def test_a_model_may_end_in_another_thread(folder):
+    """In a process of its own: what OpenVINO leaves behind kills it at the next signal."""
+    code = f"""
+import gc, signal, subprocess, threading
+from yolo.backends import open_backend
+signal.signal(signal.SIGCHLD, lambda *_: None)   # as torch's data loaders leave behind
+models = [open_backend({str(folder)!r})]
+thread = threading.Thread(target=lambda: (models.clear(), gc.collect()))
+thread.start()
+thread.join()
+subprocess.run(["true"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_set_but_the_precision(folder):

@@ -60,14 +60,35 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
+CALL = b"__import__('pathlib').Path('ran').touch()"
+ENUM = rb"{\"type\": \"builtins.tuple\", \"context\": \"{\\\"__enum__\\\": 1}\""
+CONSTANT = b'{"config": {"c": {"path_name": "%s", "is_param": false, "use_pickle": %s}}}'
+
+
 @pytest.mark.parametrize(
     ("part", "before", "after"),
     [
         ("models/model.json", b'"torch.ops.aten.mean.dim"', b'"torch.os.system"'),
+        ("models/model.json", b'"torch.ops.aten.mean.dim"', b'"torch.ops.aten.from_file.default"'),
         ("models/model.json", b'"_operator.mul"', b'"_operator.methodcaller"'),
         ("models/model.json", b'"expr_str": "', b"\"expr_str\": \"open('ran', 'w') + "),
+        ("models/model.json", b'"expr_str": "', b"\"expr_str\": \"S('op'+'en'+'('+'1'+')') + "),
         ("models/model.json", b'"expr_str": "', b'"expr_str": "().__class__ + '),
-        ("sample_inputs", None, pickled()),
+        ("models/model.json", b'"guards_code": [', b'"guards_code": ["' + CALL + b'", '),
+        ("models/model.json", b'"name": "mean"', b'"name": "mean=1;' + CALL + b';m"'),
+        ("models/model.json", b'"mean": {', b'"mean;' + CALL + b'": {'),
+        ("models/model.json", rb"{\"type\": \"builtins.tuple\", \"context\": \"null\"", ENUM),
+        ("models/model.json", b'"custom_obj_values": {', b'"custom_obj_values": {"a": {}'),
+        (
+            "models/model.json",
+            b'"user_input": {',
+            b'"constant_input": {"name": "x"}, "user_input": {',
+        ),
+        ("constants_config", None, CONSTANT % (b"opaque_obj_0", b"false")),
+        ("constants_config", None, CONSTANT % (b"custom_obj_0", b"false")),
+        ("constants_config", None, CONSTANT % (b"tensor_0", b"true")),
+        ("weights_config", None, CONSTANT % (b"weight_0", b"true")),
+        ("weights_config", None, CONSTANT % (b"../model.pt", b"false")),
     ],
 )
 def test_what_could_run_is_refused(program, tmp_path, monkeypatch, part, before, after):
@@ -83,23 +104,38 @@ def test_what_could_run_is_refused(program, tmp_path, monkeypatch, part, before,
 
     path = changed(program, tmp_path / "bad.pt2", change)
     assert touched
-    with pytest.raises(ModelError, match=r"bad\.pt2: (expected a program|holds pickled)"):
+    with pytest.raises(ModelError, match=r"bad\.pt2: expected a program"):
         open_backend(path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_and_machine_code_are_refused(program, tmp_path):
-    config = b'{"config": {"w": {"path_name": "weight_0", "use_pickle": true}}}'
-    path = changed(
-        program, tmp_path / "a.pt2", lambda n, c: config if "weights_config" in n else c
-    )
-    with pytest.raises(ModelError, match="holds pickled objects"):
-        open_backend(path)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m/data/aotinductor/model/x.so", "AOTInductor"),
+        ("m/data/weights/model.pt", "expected a program and tensors alone"),
+        ("m/data/constants/model.pt", "expected a program and tensors alone"),
+        ("m/data/constants/opaque_obj_0", "expected a program and tensors alone"),
+        ("serialized_state_dict.pt", "expected a program and tensors alone"),
+        ("m/models/model.json", "found 'm/models/model.json'"),  # there twice
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_what_an_archive_may_not_hold_is_refused(program, tmp_path, name, text):
     path = changed(program, tmp_path / "b.pt2", lambda n, c: c)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("m/data/aotinductor/model/x.so", b"")
-    with pytest.raises(ModelError, match="AOTInductor"):
+        archive.writestr(name, pickled())
+    with pytest.raises(ModelError, match=text):
         open_backend(path)
+
+
+def test_example_inputs_are_not_read(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = changed(
+        program, tmp_path / "c.pt2", lambda n, c: pickled() if "sample_inputs" in n else c
+    )
+    assert open_backend(path).names == {0: "a"}
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_truncated_file_is_refused(program, tmp_path):

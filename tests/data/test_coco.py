@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo.data.coco import find_image_folder, read_categories
 from yolo.data.datasets import read_dataset
 from yolo.data.index import build_index
 from yolo.data.labels import BoxLabels
@@ -271,3 +272,46 @@ def test_bad_masks(tmp_path: Path, content: dict[str, Any], found: Any, reason: 
     (problem,) = report.problems
     assert "annotation 1: expected" in problem.reason
     assert reason in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the file is empty"),
+        ("{", r"t\.json:1: not valid JSON"),
+        ('{"images": [],\n "annotations": [}', r"t\.json:2: not valid JSON"),
+        ("[]", "expected COCO JSON with a list 'images', found list"),
+        ('{"images": [], "categories": []}', "a list 'annotations', found NoneType"),
+        ('{"images": [], "annotations": [], "categories": []}', "at least one category"),
+        ('{"images":[],"annotations":[],"categories":[{"id":"1","name":"a"}]}', "id and name"),
+        ('{"images":[],"annotations":[],"categories":[{"id":1,"name":"a"},{"id":1,"name":"b"}]}',
+         "category id 1 appears twice"),
+        ("[" * 100_000, "t.json"),
+    ],
+)  # fmt: skip
+def test_malformed_json_names_the_file(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_categories(save(tmp_path, text, "t.json"))
+
+
+def test_categories_are_found_without_parsing_the_rest(tmp_path: Path) -> None:
+    text = '{"info": "\\"categories\\": [", "categories" : [{"id": 2, "name": "é"}], "images": ['
+    assert read_categories(save(tmp_path, text)) == {2: "é"}
+    nested = {
+        "images": [{"categories": [{"id": 8, "name": "tag"}]}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    assert read_categories(save(tmp_path, nested)) == {1: "a"}
+
+
+@pytest.mark.parametrize("place", ["anno/images", "anno", "images", ".", "train", "images/train"])
+def test_image_folder_is_found_in_the_usual_places(tmp_path: Path, place: str) -> None:
+    (tmp_path / "anno").mkdir()
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "ü.jpg").touch()
+    path = save(tmp_path / "anno", {"images": [{"file_name": "ü.jpg"}]})
+    assert find_image_folder(path).resolve() == (tmp_path / place).resolve()
+    (tmp_path / place / "ü.jpg").unlink()
+    with pytest.raises(DataError, match=r"none of its first images \(ü\.jpg\).*`images:`"):
+        find_image_folder(path)

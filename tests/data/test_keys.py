@@ -30,10 +30,10 @@ def test_names_and_nc(names: Any, nc: Any, expected: dict[int, str] | None) -> N
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"names": ["a"], "nc": 2}, "nc is 2, but `names` holds 1"),
-        ({"names": {0: "a", 2: "b"}}, "ids 0 to 1, found 0 to 2"),
+        ({"names": ["a"], "nc": 2}, "nc: expected 1 as in `names`, .* found 2"),
+        ({"names": {0: "a", 2: "b"}}, r"ids 0 to 1, found \[0, 2\]"),
         ({"names": {"x": "a"}}, "whole numbers as ids"),
-        ({"names": [True, False]}, "names: 0: expected text, found True; put it in quotes"),
+        ({"names": [True, False]}, r"names: 0: expected text \(in quotes\), found True"),
         ({"names": "cat"}, "expected a list"),
         ({"nc": 0}, "nc: expected a number of classes"),
         ({"nc": "2"}, "nc: expected a number of classes"),
@@ -43,7 +43,7 @@ def test_names_and_nc(names: Any, nc: Any, expected: dict[int, str] | None) -> N
         ({"kpt_shape": [3, 3], "flip_idx": [0, 1, 1]}, "flip_idx: expected each of 0 to 2 once"),
         (
             {"kpt_shape": [3, 3], "flip_idx": [1, 2, 0]},
-            "pairs that change places, found 0 -> 1 -> 2",
+            r"pairs that change places, found \[1, 2, 0\]",
         ),
         ({"kpt_shape": [3, 3], "kpt_oks_sigmas": [0.1, 0.2]}, "kpt_oks_sigmas: expected 3"),
         ({"kpt_shape": [3, 3], "kpt_oks_sigmas": [0.1, 0.2, -1]}, "kpt_oks_sigmas: expected 3"),

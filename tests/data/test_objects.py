@@ -201,7 +201,7 @@ GOOD: dict[str, Any] = {"image": IMAGE, "classes": [0, 1], "boxes": BOXES}
         ({"image": None}, "image: expected an array .* found nothing"),
         ({"image": "a.jpg"}, "image: expected an array .* found str"),
         ({"image": IMAGE / 255}, "image: expected an image array of type uint8"),
-        ({"image": IMAGE[None]}, "image: expected one image of shape"),
+        ({"image": IMAGE[None]}, "image: expected an image array of shape"),
         ({"image": np.dstack([IMAGE, IMAGE])}, "image: expected an image with 3 channel"),
         ({"bboxes": BOXES}, "expected the fields image, .* found 'bboxes'. Similar: 'boxes'"),
         ({"classes": None}, "classes: expected 2, one for each of boxes, found none"),

@@ -42,7 +42,7 @@ def test_no_room_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "free_memory", lambda: LAYOUT.total)
     with pytest.raises(OSError, match="memory are free") as caught:
         Slots.in_memory(LAYOUT)
-    assert caught.value.errno == errno.ENOMEM
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_free_memory_is_plausible():

@@ -105,6 +105,30 @@ def test_a_network_for_gray_images(tmp_path):
     assert YOLO(path).model.num_channels == 1
 
 
+@pytest.mark.parametrize("unscaled", [None, 64])
+def test_rows_as_wide_as_there_are_classes(tmp_path, unscaled):
+    """Version 8.2 didn't scale such rows, later ones do; the file doesn't say which."""
+    model = tiny_network(SPEC, nc=64, unscaled=unscaled)
+    model.yaml.pop("unscaled")
+    found = YOLO(write_peer_file(tmp_path / "a.pt", model, "detect")).model
+    assert len(found.state_dict()["model.0.conv.weight"]) == (unscaled or 8)
+    assert found.yaml.get("unscaled") == unscaled
+
+
+def test_a_head_that_keeps_its_base_forward(tmp_path, network):
+    """Heads of segment, pose and obb were saved so by 8.0 and 8.1: by getattr on a class."""
+    with named_modules() as make:
+        content = peer_content(network, "detect", make)
+        base = make("ultralytics.nn.modules.head.Detect")
+        base.forward = lambda self, x: x
+        base.forward.__qualname__ = "Detect.forward"
+        base.forward.__module__ = base.__module__
+        content["model"].model[-1].detect = base.forward
+        torch.save(content, tmp_path / "a.pt")
+    assert b"getattr" in (tmp_path / "a.pt").read_bytes()
+    assert YOLO(tmp_path / "a.pt").task == "detect"
+
+
 def change(attribute, value):
     def edit(content):
         setattr(content["model"], attribute, value)

@@ -104,15 +104,19 @@ def test_long_lists_are_cut_and_nothing_at_all_is_an_error(network):
         (2, ["model.0", "model.1"]),
         ((1, "model.3"), ["model.1", "model.3"]),
         ("model.3.cv1", ["model.3.cv1"]),
+        ("backbone", [f"model.{i}" for i in range(5)]),
+        (["head", 0], ["model.5", "model.0"]),
+        ("model.?.conv", ["model.0.conv", "model.1.conv", "model.2.conv", "model.4.conv"]),
+        ("model.5.cv[23].0", ["model.5.cv2.0", "model.5.cv3.0"]),
     ],
 )
 def test_freeze_names_modules(network, freeze, expected):
     assert frozen_modules(built(network, ["a"]), freeze) == expected
 
 
-@pytest.mark.parametrize("freeze", [7, [8], "backbone"])
+@pytest.mark.parametrize("freeze", [7, [8], "backbones", "neck", "model.*.cv9"])
 def test_freezing_what_is_not_there_lists_the_layers(network, freeze):
-    with pytest.raises(ConfigError, match=r"no module '.*'; its layers are model\.0 to model\.5"):
+    with pytest.raises(ConfigError, match=r"no module '.*'; it has model\.0 to model\.5 and"):
         frozen_modules(built(network, ["a"]), freeze)
 
 

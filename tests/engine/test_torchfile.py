@@ -99,6 +99,11 @@ HOSTILE = {
     "os.system": b"\x80\x02cos\nsystem\nX\x0b\x00\x00\x00touch PWNED\x85R.",
     "builtins.eval": pickled(Call(eval, "open('PWNED', 'w')"), 4),
     "builtins.getattr": pickled(Call(getattr, "a", "b"), 4),
+    "builtins.getattr on": pickled(Call(getattr, torch.nn.Module, "load_state_dict")),
+    "calls what has no name": (  # getattr(Conv2d, "forward")("touch PWNED")
+        b"\x80\x02c__builtin__\ngetattr\nctorch.nn.modules.conv\nConv2d\nX\x07\x00\x00\x00forward"
+        b"\x86RX\x0b\x00\x00\x00touch PWNED\x85R."
+    ),
     "pickle.loads": pickled(Call(pickle.loads, b"cos\nsystem\n(S'touch PWNED'\ntR."), 4),
     "torch.storage._load_from_bytes": pickled(Call(torch.storage._load_from_bytes, b"")),
     "torch.serialization.os.system": (

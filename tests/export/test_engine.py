@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,9 +21,6 @@ from yolo.export import engine
 from yolo.export.exporter import Exporter
 from yolo.export.formats import Job
 
-pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the stand-in runs on onnxruntime"
-)
 FACTS = {"task": "detect", "names": {0: "a", 1: "b"}, "imgsz": [64, 96], "stride": 32}
 FREE = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch"}}
 
@@ -77,12 +73,11 @@ def test_free_sizes_get_a_profile(written, options, largest):
     assert open_backend(path).metadata.dynamic is True
 
 
-def test_refusals_are_told(written, monkeypatch, caplog):
+def test_refusals_are_told(written, monkeypatch):
     with pytest.raises(ExportError, match="can't read the graph: In node 0: unsupported"):
         written(mark="refuse me")
     with pytest.raises(ExportError, match="can't build the graph"):
         written(workspace=2**-30)
-    assert "out of memory" in caplog.text
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingPackageError, match="pip install tensorrt"):
         written()

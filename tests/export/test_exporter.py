@@ -123,11 +123,11 @@ def spoil(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "options", "text"),
     [
-        (lambda h: h.cv2[0][-1].bias[0].add_(3), {}, r"output0 differs .* px, allowed is 0\.5"),
+        (lambda h: h.cv2[0][-1].weight[0, 0].add_(3), {}, r"output0 differs .* px, allowed is 0"),
         (lambda h: h.cv3[1][-1].bias.add_(0.1), {}, r"output0 differs .* score, allowed is 0\.001"),
         (lambda h: h.cv2[0][-1].bias[0].add_(3), {"nms": True}, "image .: .* a box"),
         (lambda h: h.cv3[1][-1].bias.add_(1), {"preprocess": "raw"}, "image .: .* a box"),
-        (lambda h: h.cv3[1][-1].bias.add_(2), {"half": True}, "score, allowed is 0.02 for all but"),
+        (lambda h: h.cv3[1][-1].bias.add_(2), {"half": True}, "score, allowed is 0.01 for all but"),
     ],
 )
 def test_a_file_that_disagrees_leaves_what_was_there(tmp_path, spoil, change, options, text):
@@ -143,7 +143,7 @@ def test_a_file_that_disagrees_leaves_what_was_there(tmp_path, spoil, change, op
 
 def test_a_writer_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(torchscript, "write", lambda *_: 1 / 0)
-    with pytest.raises(ExportError, match="'torchscript': the model can't be written .ZeroDiv"):
+    with pytest.raises(ExportError, match=r"'torchscript': the model can't be written .ZeroDiv"):
         exporter(tmp_path).run()
     assert names(tmp_path) == []
 
@@ -151,7 +151,7 @@ def test_a_writer_that_fails_is_named(tmp_path, monkeypatch):
 def test_half_precision_keeps_to_its_bounds(tmp_path):
     done = exporter(tmp_path, half=True)
     backend = open_backend(done.run())
-    assert 0 < done.agreement.worst["score"] < 0.02
+    assert 0 < done.agreement.worst["score"] < 0.01
     assert backend(np.zeros((1, 64, 64, 3), np.uint8))[0].dtype == np.float32
 
 
@@ -169,6 +169,13 @@ def test_the_model_stays_as_it_is(tmp_path):
     before = state()
     exporter(tmp_path, model=model, nms=True, half=True).run()
     assert state() == before
+
+
+def test_a_file_that_fails_to_run_is_no_export(tmp_path, monkeypatch):
+    monkeypatch.setattr(Exporter, "_runner", lambda *_: lambda x: 1 / 0)
+    with pytest.raises(ExportError, match=r"not written.*ZeroDivisionError"):
+        exporter(tmp_path).run()
+    assert names(tmp_path) == []
 
 
 def test_callbacks_get_the_exporter(tmp_path):
@@ -213,7 +220,7 @@ def test_suppression_needs_boxes_and_formats_have_names(tmp_path):
     (images,) = [spec for spec in TASKS.values() if not spec.outputs.boxes]
     with pytest.raises(ConfigError, match="has no boxes"):
         exporter(tmp_path, images, nms=True)
-    with pytest.raises(UnknownNameError, match="'tflite'.*Known: "):
+    with pytest.raises(UnknownNameError, match=r"'tflite'.*Known: "):
         exporter(tmp_path, format="tflite")
     with pytest.raises(ConfigError, match="doesn't say its outputs"):
         exporter(tmp_path, dataclasses.replace(SPEC, outputs=None), model=exports.network(SPEC))

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,6 @@ from yolo.export.formats import Job
 from yolo.export.graph import ExportGraph
 from yolo.export.metadata import describe
 
-pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, ("openvino", "onnxscript", "onnxruntime"))),
-    reason="what makes OpenVINO models isn't installed",
-)
 ROOT = Path(__file__).parents[2]
 DETECT = TASKS["detect"]
 SIZE = (64, 64)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,10 +15,6 @@ from yolo.cfg.schema import ExportConfig
 from yolo.errors import ConfigError, DataError
 from yolo.export.formats import Job
 from yolo.export.quantize import graph_inputs, quantize
-
-pytestmark = pytest.mark.skipif(
-    not (find_spec("onnx") and find_spec("onnxruntime")), reason="onnxruntime isn't installed"
-)
 
 
 def two_convolutions():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from yolo.backends.quiet import import_onnxruntime
 from yolo.data.crop import center_crop
 from yolo.data.letterbox import letterbox, rect_shape
 from yolo.export.raw import RawCrop, RawLetterbox
@@ -89,8 +90,7 @@ def test_graphs_take_images_of_any_size(raw, make):
 
 
 def test_onnxruntime_makes_the_same_canvas():
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = import_onnxruntime()
     free = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
         Canvas(RawLetterbox(SIZE, stride=STRIDE)),

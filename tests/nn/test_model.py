@@ -42,8 +42,14 @@ def state_digest(model):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def classic(name):
+    """The large ones take seconds each."""
+    large = name.startswith(("yolov8l", "yolov8x"))
+    return pytest.param(name, marks=pytest.mark.slow if large else [])
+
+
 @pytest.mark.golden
-@pytest.mark.parametrize("name", [n for n in known_networks() if n.startswith("yolov8")])
+@pytest.mark.parametrize("name", [classic(n) for n in known_networks() if n.startswith("yolov8")])
 def test_every_network_has_the_golden_facts(name, golden):
     """Built on meta: no weight is allocated, and no random number drawn."""
     facts = golden("models.json").get(name.removesuffix(".yaml"))

@@ -150,8 +150,12 @@ def test_a_batch_of_two_is_two_singles():
     for b in range(2):
         one = {k: v[b : b + 1] if v.ndim == 3 else v for k, v in raw.items()}
         own = targets.map(lambda t, b=b: t[b : b + 1])
-        shares.append(OBBCriterion(4, STRIDES, sum_over_ranks=lambda _: total)(one, own))
-    torch.testing.assert_close(both.total, 2 * (shares[0].total + shares[1].total))
+        shares.append(
+            OBBCriterion(
+                4, STRIDES, sum_over_ranks=lambda _: torch.stack((total, torch.tensor(2.0)))
+            )(one, own)
+        )
+    torch.testing.assert_close(both.total, shares[0].total + shares[1].total)
 
 
 def test_padding_and_slivers_learn_nothing():

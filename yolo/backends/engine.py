@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from torch import Tensor
 
 from yolo.backends.exported import ExportedModel
 from yolo.backends.metadata import MAX_TEXT, read_metadata
+from yolo.engine.runtime import select_device
 from yolo.errors import ConfigError, MissingPackageError, ModelError
-
-LOGGER = logging.getLogger(__name__)
 
 
 class EngineModel(ExportedModel):
@@ -47,7 +45,8 @@ class EngineModel(ExportedModel):
         self.device = cuda_device(device)
         found, plan = split(Path(path).read_bytes())
         with torch.cuda.device(self.device):
-            self._runtime = trt.Runtime(new_logger(trt))  # has to live as long as the engine
+            # The runtime has to live as long as the engine.
+            self._runtime = trt.Runtime(trt.Logger(trt.ILogger.Severity.WARNING))
             self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise ModelError(
@@ -56,28 +55,17 @@ class EngineModel(ExportedModel):
             )
         self.context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
-        modes = [self.engine.get_tensor_mode(name) for name in names]
-        inputs = [n for n, m in zip(names, modes, strict=True) if m == trt.TensorIOMode.INPUT]
-        if len(inputs) != 1:
-            raise ModelError(f"{path}: expected one input, found {len(inputs)}")
-        self._input = inputs[0]
-        self._outputs = [name for name in names if name not in inputs]
-        self._types = {name: _torch_type(trt, self.engine.get_tensor_dtype(name)) for name in names}
+        is_input = [self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names]
+        if sum(is_input) != 1:
+            raise ModelError(f"{path}: expected one input, found {sum(is_input)}")
+        self._input = names.pop(is_input.index(True))
+        self._outputs = names
+        kinds = {n: trt.nptype(self.engine.get_tensor_dtype(n)) for n in [self._input, *names]}
+        self._types = {n: torch.from_numpy(np.empty(0, kind)).dtype for n, kind in kinds.items()}
         sizes = [int(size) for size in self.engine.get_tensor_shape(self._input)]
         shape = [size if size >= 0 else None for size in sizes]
         super().__init__(path, read_metadata(found, path, shape, **given))
-        # What it was built for, where sizes are free: the least, the usual and the largest.
-        self._largest = tuple(self.engine.get_tensor_profile_shape(self._input, 0)[2])
         self._lock = threading.Lock()  # a context serves one call at a time
-
-    def infer(self, inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run (B, C, H, W) float32 images, RGB 0..1, any B: in the pieces that the file takes."""
-        limit = int(self._largest[0])
-        infer = super().infer
-        if not self.metadata.dynamic or len(inputs) <= limit:
-            return infer(inputs)
-        found = [infer(inputs[i : i + limit]) for i in range(0, len(inputs), limit)]
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def run(self, inputs: np.ndarray) -> list[np.ndarray]:
         """Run the file on exactly the input it takes; give its outputs in order, float32.
@@ -89,8 +77,8 @@ class EngineModel(ExportedModel):
             x = torch.from_numpy(inputs).to(self.device, self._types[self._input]).contiguous()
             if not self.context.set_input_shape(self._input, tuple(x.shape)):
                 raise ModelError(
-                    f"{self.path}: expected an input of at most {self._largest}, found "
-                    f"{tuple(x.shape)}; export it with a larger batch= or imgsz="
+                    f"{self.path}: wasn't built for an input {tuple(x.shape)}; predict with a "
+                    "smaller batch= or imgsz=, or export it with larger ones"
                 )
             tensors = {self._input: x, **{name: self._room(name) for name in self._outputs}}
             for name, tensor in tensors.items():
@@ -98,7 +86,7 @@ class EngineModel(ExportedModel):
             stream = torch.cuda.Stream(self.device)
             stream.wait_stream(torch.cuda.current_stream(self.device))  # for the copy of the input
             if not self.context.execute_async_v3(stream.cuda_stream):
-                raise ModelError(f"{self.path}: TensorRT could not run it; the log says why")
+                raise ModelError(f"{self.path}: TensorRT could not run it; see what it printed")
             stream.synchronize()
             outputs = [tensors[name] for name in self._outputs]
             return [(y.float() if y.is_floating_point() else y).cpu().numpy() for y in outputs]
@@ -127,71 +115,29 @@ def import_tensorrt() -> Any:
     return trt
 
 
-def new_logger(trt: Any) -> Any:
-    """Return a TensorRT logger that hands warnings and errors to Python's logging."""
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.Severity.ERROR: logging.ERROR,
-        trt.ILogger.Severity.WARNING: logging.WARNING,
-    }
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            LOGGER.log(levels.get(severity, logging.DEBUG), "TensorRT: %s", msg)
-
-    return Log()
-
-
 def cuda_device(asked: Any) -> torch.device:
     """Return the GPU to run on.
 
     Raises:
         ConfigError: if it isn't there, or something else than a GPU is asked for.
     """
-    text = "cuda" if asked is None else str(asked).lower()
-    text = f"cuda:{text}" if text.isdigit() else text
-    index = int(text.partition(":")[2] or 0) if text.partition(":")[2].isdigit() else 0
-    if not text.startswith("cuda") or index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device={asked!r}: TensorRT runs on NVIDIA GPUs alone, and torch sees "
-            f"{torch.cuda.device_count()}; expected 'cuda' or its number"
-        )
-    return torch.device("cuda", index)
+    device = select_device("cuda" if asked is None else asked)
+    if device.type != "cuda":
+        raise ConfigError(f"device={asked!r}: TensorRT runs on NVIDIA GPUs alone; use 'cuda'")
+    return device
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the metadata and the plan of a file; a bare plan has none."""
     length = int.from_bytes(data[:4], "little")
-    if 0 < length <= min(len(data) - 4, MAX_TEXT):
-        try:
-            found = json.loads(data[4 : 4 + length])
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            return found, data[4 + length :]
-    return {}, data
+    try:
+        found = json.loads(data[4 : 4 + length]) if length <= MAX_TEXT else None
+    except (ValueError, RecursionError):
+        found = None
+    return (found, data[4 + length :]) if isinstance(found, dict) else ({}, data)
 
 
 def join(metadata: str, plan: bytes) -> bytes:
     """Return the file of metadata, as JSON, and a plan."""
     text = metadata.encode()
     return len(text).to_bytes(4, "little") + text + plan
-
-
-def _torch_type(trt: Any, dtype: Any) -> torch.dtype:
-    """Return torch's name of a TensorRT type."""
-    kinds = trt.DataType
-    names = {
-        kinds.FLOAT: torch.float32,
-        kinds.HALF: torch.float16,
-        kinds.INT32: torch.int32,
-        kinds.INT64: torch.int64,
-        kinds.UINT8: torch.uint8,
-        kinds.BOOL: torch.bool,
-    }
-    if dtype not in names:
-        raise ModelError(f"TensorRT type {dtype}: expected one of {', '.join(map(str, names))}")
-    return names[dtype]

@@ -6,14 +6,15 @@ Shapes: B images, H W pixels, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolo.backends.metadata import RAW, Metadata
-from yolo.errors import ModelError
+from yolo.errors import ModelError, YoloError
 
 if TYPE_CHECKING:
     from yolo.tasks.spec import Outputs
@@ -112,6 +113,22 @@ class ExportedModel:
                 f"{count} classes, found {found}; its names or its task are wrong"
             )
         return outputs
+
+
+@contextmanager
+def sound(path: object, kind: str) -> Iterator[None]:
+    """Say of whatever a runtime raises that the file isn't sound."""
+    try:
+        yield
+    except YoloError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path}: no sound {kind} ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """Tell what went wrong in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def as_input(images: np.ndarray, channels: int) -> np.ndarray:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yolo.errors import ModelError
 
-MAX_TEXT = 4 << 20
-"""Characters of a value; the names of 10,000 classes have 300,000."""
+MAX_TEXT = 1 << 20
+"""Characters of a value; the names of 10,000 classes have 300,000. Reading takes a few hundred
+bytes of memory a character at worst."""
+
+MOST = 1 << 16
+"""Largest whole number that is believed."""
 
 RAW = {"raw": False, "raw_rgb": True}
 """The ready-made preprocessing as options and `yolo_info` name it: does it take RGB, not BGR."""
@@ -38,6 +42,7 @@ class Metadata:
         nms: outputs are finished rows.
         preprocess: name of a module before the network; for the ready-made one a key of `RAW`.
         postprocess: name of a user's module that made the outputs.
+        conf: score floor of `nms`.
     """
 
     task: str
@@ -51,7 +56,7 @@ class Metadata:
     nms: bool = False
     preprocess: str | None = None
     postprocess: str | None = None
-    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    conf: float = 0.0
 
 
 def read_metadata(
@@ -79,42 +84,41 @@ def read_metadata(
             value isn't what it must be.
     """
     read = _Reader(found, origin)
-    args, info = read.mapping("args"), read.info()
-    own_task = read.value("task")
+    args, info = read.mapping("args"), read.mapping("yolo_info")
+    own_task, own_names = read.value("task"), read.value("names")
     if task is not None and own_task not in (None, task):
         raise ModelError(f"{origin}: is a model for {own_task!r}, not for {task!r}")
-    own_names = read.value("names")
-    absent = [
-        key
-        for key, value in (("task", own_task or task), ("names", own_names or names))
-        if not value
-    ]
+    wanted = {"task": own_task or task, "names": own_names or names}
+    absent = [key for key, value in wanted.items() if not value]
     if absent:
         raise ModelError(
             f"{origin}: its metadata lack {' and '.join(map(repr, absent))}; give what is missing, "
             "as in YOLO(file, task='detect', names=['cat', 'dog']), or export the model again"
         )
-    sizes = dict(enumerate(shape)) if len(shape) == 4 else {}
-    imgsz = read.pair("imgsz") or (640, 640)
-    dynamic: bool | str = info.get("dynamic", bool(args.get("dynamic", False)))
-    if sizes:
-        imgsz = (sizes[2] or imgsz[0], sizes[3] or imgsz[1])
-        free = sizes[2] is None or sizes[3] is None
-        dynamic = True if free else "batch" if sizes[0] is None else False
+    imgsz = read.numbers("imgsz", 2, 640)
+    dynamic = info.get("dynamic", bool(args.get("dynamic")))
+    sizes = list(shape) if len(shape) == 4 else [None] * 4
+    if len(shape) == 4:
+        imgsz = tuple(size or stated for size, stated in zip(shape[2:], imgsz, strict=True))
+        dynamic = True if None in shape[2:] else "batch" if shape[0] is None else False
     return Metadata(
-        task=str(own_task or task),
-        names=class_names(own_names or names, origin),
+        task=str(wanted["task"]),
+        names=class_names(wanted["names"], origin),
         imgsz=imgsz,
-        stride=read.number("stride", 32),
-        batch=sizes.get(0) or read.number("batch", 1),
-        channels=sizes.get(1) or read.number("channels", 3),
-        kpt_shape=read.pair("kpt_shape") or _pair(kpt_shape),
-        dynamic=dynamic,
+        stride=read.numbers("stride", 1, 32)[0],
+        batch=sizes[0] or read.numbers("batch", 1, 1)[0],
+        channels=sizes[1] or read.numbers("channels", 1, 3)[0],
+        kpt_shape=read.numbers("kpt_shape", 2, kpt_shape),
+        dynamic=dynamic if dynamic in (True, "batch") else False,
         nms=bool(args.get("nms")),
-        preprocess=info.get("preprocess"),
-        postprocess=info.get("postprocess"),
-        given={k: v for k, v in args.items() if k in {"conf", "iou", "max_det", "agnostic_nms"}},
+        preprocess=_name(info.get("preprocess")),
+        postprocess=_name(info.get("postprocess")),
+        conf=next((c for c in [args.get("conf")] if isinstance(c, (int, float))), 0.0),
     )
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def class_names(given: Any, origin: object) -> dict[int, str]:
@@ -128,7 +132,7 @@ def class_names(given: Any, origin: object) -> dict[int, str]:
         pairs = dict(enumerate(given)).items()
     try:
         names = {int(key): str(value) for key, value in pairs or ()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         names = {}
     if not names or sorted(names) != list(range(len(names))):
         raise ModelError(
@@ -158,50 +162,25 @@ class _Reader:
             return value
 
     def mapping(self, key: str) -> Mapping[str, Any]:
+        """Return `args`, or `yolo_info`, which is JSON."""
         value = self.value(key)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                value = None
         return value if isinstance(value, Mapping) else {}
 
-    def info(self) -> Mapping[str, Any]:
-        """Return `yolo_info`, which is JSON."""
-        text = self.found.get("yolo_info")
-        try:
-            value = json.loads(text) if isinstance(text, str) and len(text) <= MAX_TEXT else text
-        except (ValueError, RecursionError):
-            value = None
-        return value if isinstance(value, Mapping) else {}
-
-    def number(self, key: str, default: int) -> int:
+    def numbers(self, key: str, count: int, given: Any = None) -> Any:
+        """Return `count` whole numbers, one standing for all; None if there are none."""
         value = self.value(key)
-        if value is None:
-            return default
-        try:
-            number = int(value) if int(value) == float(value) else 0
-        except (TypeError, ValueError):
-            number = 0
-        if number < 1:
-            raise ModelError(
-                f"{self.origin}: expected metadata {key!r} as a whole number >= 1, found {value!r}"
-            )
-        return number
-
-    def pair(self, key: str) -> tuple[int, int] | None:
-        value = self.value(key)
+        value = given if value is None else value
         if value is None:
             return None
-        pair = _pair(value)
-        if pair is None:
+        found = tuple(value) if isinstance(value, (list, tuple)) else (value,) * count
+        if len(found) != count or not all(type(n) is int and 1 <= n <= MOST for n in found):
             raise ModelError(
-                f"{self.origin}: expected metadata {key!r} as one or two whole numbers >= 1, "
-                f"found {value!r}"
+                f"{self.origin}: expected metadata {key!r} as {count} whole numbers from 1 to "
+                f"{MOST}, found {str(value)[:80]!r}"
             )
-        return pair
-
-
-def _pair(value: Any) -> tuple[int, int] | None:
-    """Return one or two whole numbers as two, or None."""
-    two = (value, value) if isinstance(value, int) else value
-    if not isinstance(two, (list, tuple)) or len(two) != 2:
-        return None
-    if not all(type(n) is int and n >= 1 for n in two):
-        return None
-    return two[0], two[1]
+        return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo.backends.exported import ExportedModel
+from yolo.backends.exported import ExportedModel, sound
 from yolo.backends.metadata import read_metadata
 from yolo.backends.quiet import import_onnxruntime
 from yolo.errors import ConfigError, ModelError
@@ -32,15 +32,9 @@ class OnnxModel(ExportedModel):
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=_providers(device, onnxruntime)
-            )
-        except ConfigError:
-            raise
-        except Exception as error:  # onnxruntime has a class of its own for each kind of fault
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{path}: no sound ONNX file ({reason[:300]})") from error
+        providers = _providers(device, onnxruntime)
+        with sound(path, "ONNX file"):
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
             raise ModelError(f"{path}: expected one input, found {len(inputs)}")

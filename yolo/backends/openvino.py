@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from yolo.backends.exported import ExportedModel
+from yolo.backends.exported import ExportedModel, sound
 from yolo.backends.metadata import read_metadata
-from yolo.backends.quiet import import_openvino
+from yolo.backends.quiet import import_openvino, signal_stack_kept
 from yolo.cfg.load import read_yaml
 from yolo.errors import ConfigError, ModelError
 
@@ -40,18 +40,16 @@ class OpenVinoModel(ExportedModel):
 
     def __init__(self, path: str | Path, device: Any = None, **given: Any) -> None:
         openvino = import_openvino()
-        core = openvino.Core()
-        target = _device(device, core.available_devices)
         file = Path(path) / METADATA
         found = read_yaml(file, error=ModelError) if file.is_file() else {}
-        try:
-            model = core.read_model(str(_graph_file(Path(path))))
-            precision = "f16" if _is_half(found) and target != "CPU" else "f32"
-            options = {"INFERENCE_PRECISION_HINT": precision}
-            self.compiled = core.compile_model(model, target, options)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()
-            raise ModelError(f"{path}: no sound OpenVINO model ({reason[-1][:300]})") from error
+        with signal_stack_kept():
+            core = openvino.Core()
+            target = _device(device, core.available_devices)
+            with sound(path, "OpenVINO model"):
+                model = core.read_model(str(_graph_file(Path(path))))
+                precision = "f16" if _is_half(found) and target != "CPU" else "f32"
+                options = {"INFERENCE_PRECISION_HINT": precision}
+                self.compiled = core.compile_model(model, target, options)
         if len(model.inputs) != 1:
             raise ModelError(f"{path}: expected one input, found {len(model.inputs)}")
         shape = [

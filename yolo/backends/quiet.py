@@ -17,11 +17,12 @@ and what the user imported earlier, or decided with the variable, is left to the
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +37,8 @@ def import_onnxruntime() -> Any:
     Raises:
         MissingPackageError: if it isn't installed.
     """
-    with _LOCK, _set("ORT_DISABLE_TELEMETRY", "1"):
+    decided = os.environ.get("ORT_DISABLE_TELEMETRY", "1")
+    with _LOCK, _held(os.environ, "ORT_DISABLE_TELEMETRY", decided):
         return _import("onnxruntime", "ONNX files run on onnxruntime", "onnx")
 
 
@@ -46,8 +48,31 @@ def import_openvino() -> Any:
     Raises:
         MissingPackageError: if it isn't installed.
     """
-    with _LOCK, _hidden("openvino_telemetry"):
+    with _LOCK, _held(sys.modules, "openvino_telemetry", None):  # how Python marks what is absent
         return _import("openvino", "OpenVINO models need the package openvino", "openvino")
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Put this thread's alternate signal stack back afterwards.
+
+    OpenVINO (seen in 2026.4) sets one of its own when it loads a device, and unmaps it with the
+    last model there. Where another thread drops the last reference, this thread keeps a stack that
+    is gone, and the next signal, of a child process that ends say, kills the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _import(name: str, why: str, extra: str) -> Any:
@@ -60,28 +85,12 @@ def _import(name: str, why: str, extra: str) -> Any:
 
 
 @contextmanager
-def _set(variable: str, value: str) -> Iterator[None]:
-    """Set an environment variable that isn't set, for a while."""
-    if variable in os.environ:
-        yield
-        return
-    os.environ[variable] = value
+def _held(mapping: MutableMapping[str, Any], key: str, value: Any) -> Iterator[None]:
+    """Let a key have a value for a while."""
+    before = {key: mapping[key]} if key in mapping else {}
+    mapping[key] = value
     try:
         yield
     finally:
-        del os.environ[variable]
-
-
-@contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Let imports of a package fail, for a while."""
-    absent = object()
-    before = sys.modules.get(package, absent)
-    sys.modules[package] = None  # type: ignore[assignment]  # how Python marks what isn't there
-    try:
-        yield
-    finally:
-        if before is absent:
-            del sys.modules[package]
-        else:
-            sys.modules[package] = before  # type: ignore[assignment]
+        del mapping[key]
+        mapping.update(before)

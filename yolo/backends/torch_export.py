@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run files of torch.export (.pt2) with torch, once it is clear that reading them runs nothing.
 
-`torch.export.load` unpickles what the archive marks as pickled, and evaluates the formulas of
-sizes as Python. So the archive is looked through first: what is pickled must be tensors alone, and
-formulas must be arithmetic. A package of AOTInductor holds machine code, which nobody can look
-through; it isn't opened.
+`torch.export.load` unpickles constants and example inputs, evaluates the formulas of sizes, imports
+what the structure of inputs names, compiles guards as Python, and writes a function's source with
+the names of the graph's values. All that stands in the archive. So torch isn't given the file, but
+an archive made anew of what could be looked through: raw tensors, and JSON in which every text has
+a form that can't run anything. It has no example inputs; they aren't needed.
+
+A package of AOTInductor holds machine code, which nobody can look through; it isn't opened.
 """
 
 from __future__ import annotations
@@ -14,25 +17,54 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from yolo.backends.exported import sound
 from yolo.backends.metadata import read_metadata
 from yolo.backends.torchscript import TorchModel, archive_metadata
 from yolo.errors import ModelError
 
-_FOLDERS = ("extra", "models", "data", ".data", "archive_format", "archive_version", "byteorder")
-_FORMULA = re.compile(r"(?!.*(__|\b[a-z_]\w*\s*\())([\w\s()'+*/,<>=-]|(?<=\d)\.(?=\d))*", re.DOTALL)
-"""Arithmetic in sympy's notation: names, numbers, and calls of capitalised names alone."""
-_TARGET = re.compile(
-    r"torch\.ops\.\w+\.\w+\.\w+|torch\.sym_\w+|torch\._sym_sqrt"
-    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
-    r"|math\.(ceil|floor|trunc|sqrt)"
+_ENTRY = re.compile(
+    r"\w+/(archive_format|archive_version|byteorder|\.(data|format|storage)\w*(/\w+)?|extra/[\w.]+"
+    r"|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+))"
 )
-"""What a program may call: operators and arithmetic, not any function that torch can reach."""
+"""What an archive may hold: no pickled objects but the example inputs, which are left out."""
+
+_NUMBER = r"\d|[\s()*+/,<>=%!-]"
+_FORMULA = (
+    r"(Symbol\('[a-z]+\d+'|Float\('[\d.e+-]{1,40}'"
+    r"|(Integer|Rational|Add|Mul|Pow|Min|Max|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|IntTrueDiv"
+    r"|FloatTrueDiv|ModularIndexing|(Ceil|Floor|Trunc|Round)ToInt|ToFloat|Identity|Where|And|Or|Not"
+    r"|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|(Strict)?(Less|Greater)Than)\("
+    r"|(positive|nonnegative|integer|precision)=|True|False|[a-z]{1,2}\d+(?!\d)|" + _NUMBER + ")*"
+)
+_GUARD = rf"(L\['\w+'\]\.size\(\)\[\d+\]|\b(and|or|not|max|min|Max|Min|Mod|Eq|Ne)\b|{_NUMBER})*"
+_STRUCTURE = (
+    r"(\"type\": (null|\"builtins\.(tuple|list|dict)\")|\"context\": (null|\"(null|\[\])\")"
+    r"|\"children_spec\": |[\s\[\]{},\d])*"
+)
+_CALL = (
+    r"torch\.ops\.(aten(?!\.(from_file|save|load))|torchvision|yolo)\.\w+\.\w+|torch\.sym_\w+"
+    r"|torch\._sym_sqrt|math\.(ceil|floor|trunc|sqrt)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
+)
+_TEXTS = {
+    "expr_str": _FORMULA, "guards_code": _GUARD, "in_spec": _STRUCTURE, "out_spec": _STRUCTURE,
+    "target": _CALL, "name": r"\w*", "as_name": r"\w*",
+    "as_string": r"[\w\s'()+*/,.<>=%!-]*",
+    "forward_arg_names": r"\w*", "path_name": r"(weight|tensor)_\d+",
+}  # fmt: skip
+"""Forms of texts by their key; others are names with dots, or versions."""
+
+_OTHER = r"[\w.+:-]*"
+_EMPTY = (
+    "as_graph", "as_operator", "as_custom_obj", "custom_obj_values", "constant_input", "use_pickle",
+)  # fmt: skip
+"""Keys of what isn't needed here and could run."""
 
 
 class TorchExportModel(TorchModel):
@@ -49,67 +81,63 @@ class TorchExportModel(TorchModel):
     """
 
     def __init__(self, path: str | Path, device: Any = None, **given: Any) -> None:
-        found = archive_metadata(path)
-        check_archive(path)
+        found, archive = archive_metadata(path), harmless(path)
         super().__init__(path, read_metadata(found, path, **given), device)
         from torch.export.passes import move_to_device_pass
 
-        try:
-            with warnings.catch_warnings(record=True):
-                program = torch.export.load(str(path))
-        except Exception as error:  # a damaged program can fail anywhere in torch
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"{path}: no sound torch.export file ({reason[:300]})") from error
-        self.network = move_to_device_pass(program, self.device).module()
+        with sound(path, "torch.export file"), warnings.catch_warnings(record=True):
+            program = torch.export.load(archive)
+            self.network = move_to_device_pass(program, self.device).module()
 
 
-def check_archive(path: str | Path) -> None:
-    """Refuse an archive that could run code when torch reads it.
+def harmless(path: str | Path) -> io.BytesIO:
+    """Return an archive anew, made of what can't run code when torch reads it.
 
     Raises:
-        ModelError: if it could.
+        ModelError: if there is more in it.
     """
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            inner = name.partition("/")[2]
-            folder = inner.partition("/")[0]
-            if "aotinductor" in inner:
+    result = io.BytesIO()
+    with (
+        sound(path, "torch.export file"),
+        zipfile.ZipFile(path) as old,
+        zipfile.ZipFile(result, "w") as new,
+    ):
+        for entry in old.infolist():
+            name = entry.filename
+            if "/data/aotinductor/" in name:
                 raise ModelError(
                     f"{path}: a package of AOTInductor holds machine code, which isn't run here; "
                     "if you trust it, use torch._inductor.aoti_load_package"
                 )
-            if folder not in _FOLDERS:
-                raise ModelError(f"{path}: no sound torch.export file (it holds {name!r})")
-            if inner.endswith(".json"):
-                _check_json(json.loads(archive.read(name)), path)
-            elif inner.startswith("data/sample_inputs/"):
-                _check_tensors(archive.read(name), path)
+            twice = name in new.namelist()
+            if twice or entry.compress_type or not _ENTRY.fullmatch(name):
+                raise ModelError(
+                    f"{path}: no sound torch.export file (expected a program and tensors alone, "
+                    f"found {name!r})"
+                )
+            content = old.read(entry)
+            if name.endswith(".json"):
+                content = json.dumps(_checked(json.loads(content), "", path)).encode()
+            new.writestr(name, b"" if name.endswith(".pt") else content)
+    result.seek(0)
+    return result
 
 
-def _check_json(value: Any, path: str | Path) -> None:
-    for key, item in _items(value):
-        if key == "use_pickle" and item is not False:
-            raise ModelError(f"{path}: holds pickled objects, which could run code; export it anew")
-        allowed = {"expr_str": _FORMULA, "target": _TARGET}.get(key)
-        if allowed and not (isinstance(item, str) and allowed.fullmatch(item)):
-            found = str(item)[:80]
-            raise ModelError(f"{path}: expected a program of arithmetic alone, found {found!r}")
-
-
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, at any depth."""
-    waiting = [value]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield from found.items()
-            waiting.extend(found.values())
-        elif isinstance(found, list):
-            waiting.extend(found)
-
-
-def _check_tensors(content: bytes, path: str | Path) -> None:
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path}: holds pickled objects that aren't plain tensors") from error
+def _checked(value: Any, key: str, path: str | Path) -> Any:
+    """Return JSON without the notes of its nodes; `key` is that under which a value stands."""
+    if isinstance(value, dict):
+        texts = [text for text in value if not re.fullmatch(_OTHER, text)]
+        if not texts and (key not in _EMPTY or not value):
+            return {k: {} if k == "metadata" else _checked(v, k, path) for k, v in value.items()}
+        found: Any = texts or key
+    elif isinstance(value, list):
+        return [_checked(item, key, path) for item in value]
+    elif isinstance(value, str):
+        if key not in _EMPTY and re.fullmatch(_TEXTS.get(key, _OTHER), value):
+            return value
+        found = value
+    elif value and key in _EMPTY:
+        found = key
+    else:
+        return value
+    raise ModelError(f"{path}: expected a program of arithmetic alone, found {str(found)[:80]!r}")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run TorchScript files with torch."""
+"""Run TorchScript files with torch.
+
+Torch reads nothing pickled from them that could run. But the file is a program: some of the
+operators it may call read or write files, so run what you trust.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo.backends.exported import ExportedModel
+from yolo.backends.exported import ExportedModel, sound
 from yolo.backends.metadata import MAX_TEXT, Metadata, read_metadata
 from yolo.engine.runtime import select_device
-from yolo.errors import ModelError
 
 ENTRY = "config.txt"
 """The file inside of the archive that holds the metadata, as JSON."""
@@ -66,12 +69,8 @@ class TorchScriptModel(TorchModel):
     def __init__(self, path: str | Path, device: Any = None, **given: Any) -> None:
         found = archive_metadata(path)
         super().__init__(path, read_metadata(found, path, **given), device)
-        try:
-            with warnings.catch_warnings(record=True):  # torch calls TorchScript old
-                self.network = torch.jit.load(str(path), map_location=self.device).eval()
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{path}: no sound TorchScript file ({reason[:300]})") from error
+        with sound(path, "TorchScript file"), warnings.catch_warnings(record=True):
+            self.network = torch.jit.load(str(path), map_location=self.device).eval()
 
 
 def archive_metadata(path: str | Path) -> dict[str, Any]:
@@ -80,14 +79,11 @@ def archive_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         ModelError: if the file is no archive.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for ending in ("metadata.json", f"extra/{ENTRY}"):
-                for entry in archive.infolist():
-                    if entry.filename.endswith(ending) and entry.file_size <= MAX_TEXT:
-                        found = json.loads(archive.read(entry))
-                        if isinstance(found, dict):
-                            return found
-    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: no sound torch archive ({error})") from error
+    with sound(path, "torch archive"), zipfile.ZipFile(path) as archive:
+        for ending in ("metadata.json", f"extra/{ENTRY}"):
+            for entry in archive.infolist():
+                if entry.filename.endswith(ending) and entry.file_size <= MAX_TEXT:
+                    found = json.loads(archive.read(entry))
+                    if isinstance(found, dict):
+                        return found
     return {}

@@ -86,6 +86,7 @@ class CommonConfig(Config):
     imgsz: int | tuple[int, int] = option(640, "input side, or (height, width), in pixels")
     batch: int | float = option(16, "images a step over all devices; -1 or 0..1: what fits the GPU")
     device: int | str | tuple[int | str, ...] | None = option(None, "cpu, cuda, 0, '0,1', mps")
+    ranks: int | None = option(None, "training processes; None: one a device", ge=1)
     workers: int = option(8, "most loader processes; never more than the usable cores", ge=0)
     project: str | Path | None = option(None, "parent of the run folder, under the current folder")
     name: str | None = option(None, "name of the run folder")
@@ -173,7 +174,8 @@ class TrainConfig(CommonConfig):
     close_mosaic: int = option(10, "last epochs without mosaic, mixup, cutmix, copy_paste", ge=0)
     resume: bool | str | Path = option(False, "go on from last.pt, exactly")
     freeze: int | str | tuple[int | str, ...] | None = option(
-        None, "first N layers, or a list of indices or names; BatchNorm included"
+        None,
+        "first N layers, or indices, backbone, neck, head, names (model.*.cv2); BatchNorm included",
     )
     multi_scale: float = option(0.0, "vary imgsz by this share; True: 0.5", ge=0, lt=1)
     val: bool = option(True, "validate in the epochs; the last one always is")
@@ -186,6 +188,7 @@ class TrainConfig(CommonConfig):
     max_det: int = option(300, "most detections an image", ge=1)
     profile: bool = option(False, "write a profiler trace and a table of where a step goes")
     compile: bool = option(False, "torch.compile the model")
+    sync_bn: bool = option(False, "BatchNorm over the batch of all ranks; on CUDA alone")
 
     lr0: float = fraction(0.01, "first learning rate; set, it wins over optimizer=auto")
     lrf: float = fraction(0.01, "last learning rate as a share of lr0")
@@ -301,7 +304,7 @@ class ExportConfig(CommonConfig):
     int8: bool = option(False, "8-bit weights and maps, their scales measured on data=")
     split: Literal["train", "val", "test"] = option("val", "images to measure 8-bit scales on")
     opset: int | None = option(None, "ONNX operator set; None: what most runtimes know", ge=1)
-    simplify: bool = option(True, "slim the ONNX graph down")
+    simplify: bool = option(True, "without effect: ONNX graphs are slim as they are made")
     compile: bool = option(False, "torch_export: compile to machine code by AOTInductor")
     workspace: float | None = option(None, "TensorRT's scratch memory in GiB", gt=0)
     nms: bool = option(False, "suppress overlapping boxes in the file")

@@ -28,25 +28,16 @@ def check_image(image: np.ndarray, copy: bool = True) -> np.ndarray:
     Raises:
         DataError: if its shape or type isn't that of one image.
     """
-    if image.ndim == 4:
-        raise DataError(
-            f"expected one image of shape (h, w) or (h, w, channels), got {image.shape}; "
-            "give several images as a list: predict(list(batch))"
-        )
-    if image.ndim not in {2, 3} or not image.size:
-        raise DataError(
-            f"expected an image of shape (h, w) or (h, w, channels), got shape {image.shape}"
-        )
-    if image.ndim == 3 and image.shape[0] in {1, 3} and image.shape[2] > 16:
-        raise DataError(
-            f"expected an image of shape (h, w, channels), got {image.shape}, which looks like "
-            "(channels, h, w); use image.transpose(1, 2, 0), BGR"
-        )
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"expected an image array of type uint8 or uint16 (BGR), got {image.dtype}; "
-            "for values in 0..1: (image * 255).round().astype('uint8')"
-        )
+    found, fault = image.shape, ""
+    if image.ndim not in (2, 3) or not image.size:
+        fault = f"of shape (h, w[, channels]), got {found}; several as a list: predict(list(batch))"
+    elif image.ndim == 3 and found[0] in (1, 3) and found[2] > 16:
+        fault = f"of shape (h, w, channels), got {found}; perhaps image.transpose(1, 2, 0), BGR"
+    elif image.dtype not in (np.uint8, np.uint16):
+        fault = f"of type uint8 or uint16 (BGR), got {image.dtype}; of 0..1: "
+        fault += "(image * 255).round().astype('uint8')"
+    if fault:
+        raise DataError(f"expected an image array {fault}")
     if image.ndim == 2:
         image = image[:, :, None]
     return np.array(image, order="C") if copy else np.ascontiguousarray(image)
@@ -69,8 +60,7 @@ def fit_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)[..., None]
     if found != channels:
         raise DataError(
-            f"expected an image with {channels} channel(s), as the model takes, got {found} "
-            f"(shape {image.shape})"
+            f"expected an image with {channels} channel(s), as the model takes, got {image.shape}"
         )
     return image
 
@@ -81,13 +71,13 @@ def from_pil(picture: Any, channels: int) -> np.ndarray:
 
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # 16 bits; plain "I" is how older versions of PIL hold them
-        deep = np.asarray(picture).clip(0, 65535).astype(np.uint16)
-        return fit_channels(check_image(deep), channels)
-    if channels == 4 and picture.mode in {"RGBA", "CMYK"}:
+        pixels = np.asarray(picture).clip(0, 65535).astype(np.uint16)
+    elif channels == 4 and picture.mode in {"RGBA", "CMYK"}:
         pixels = np.asarray(picture)
-        return np.ascontiguousarray(pixels[..., [2, 1, 0, 3]] if picture.mode == "RGBA" else pixels)
-    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1]
+        pixels = pixels[..., [2, 1, 0, 3]] if picture.mode == "RGBA" else pixels
+    else:
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+        pixels = pixels if pixels.ndim == 2 else pixels[..., ::-1]
     return fit_channels(check_image(pixels), channels)
 
 
@@ -101,10 +91,8 @@ def check_tensor(tensor: Any, channels: int) -> Any:
         LOGGER.warning("a tensor of shape (C, H, W) was given; taken as a batch of one image")
         tensor = tensor[None]
     if tensor.ndim != 4 or tensor.shape[1] != channels or not tensor.numel():
-        raise DataError(
-            f"expected a tensor of shape (B, {channels}, H, W), RGB, 0..1, "
-            f"got {tuple(tensor.shape)}"
-        )
+        text = f"expected a tensor of shape (B, {channels}, H, W), RGB, 0..1"
+        raise DataError(f"{text}, got {tuple(tensor.shape)}")
     tensor = tensor.detach().float()
     if float(tensor.max()) > 1.0 + 1e-6:
         LOGGER.warning("a tensor with values above 1 was given; divided by 255")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,28 +88,22 @@ def build_targets(
         size: (h, w) of their images.
         extras: builds what a task needs besides boxes.
     """
-    real = [~sample.instances.ignore for sample in samples]
-    objects = max((int(rows.sum()) for rows in real), default=0)
-    regions = max((int((~rows).sum()) for rows in real), default=0)
-    count = len(samples)
-    classes = np.zeros((count, objects), dtype=np.int64)
-    boxes = np.zeros((count, objects, 4), dtype=np.float32)
-    mask = np.zeros((count, objects), dtype=bool)
-    ignore = np.zeros((count, regions, 4), dtype=np.float32) if regions else None
-    for row, (sample, rows) in enumerate(zip(samples, real, strict=True)):
-        instances = sample.instances
-        found = instances.boxes[rows]
-        classes[row, : len(found)] = instances.classes[rows]
-        boxes[row, : len(found)] = found
-        mask[row, : len(found)] = True
-        if ignore is not None:
-            crowd = instances.boxes[~rows]
-            ignore[row, : len(crowd)] = crowd
+    every = [sample.instances for sample in samples]
+    boxes = [labels.boxes[~labels.ignore] for labels in every]
+    regions = [labels.boxes[labels.ignore] for labels in every]
     return Targets(
-        classes=torch.from_numpy(classes),
-        boxes=torch.from_numpy(boxes),
-        mask=torch.from_numpy(mask),
-        ignore=None if ignore is None else torch.from_numpy(ignore),
+        classes=_padded([labels.classes[~labels.ignore] for labels in every], (), np.int64),
+        boxes=_padded(boxes, (4,), np.float32),
+        mask=_padded([np.ones(len(found)) for found in boxes], (), np.bool_),
+        ignore=_padded(regions, (4,), np.float32) if any(map(len, regions)) else None,
         size=size,
         extras={} if extras is None else extras(samples, size),
     )
+
+
+def _padded(rows: Sequence[np.ndarray], shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """Stack B arrays (n, *shape) of several n, with zeros behind the shorter ones."""
+    stacked = np.zeros((len(rows), max(map(len, rows), default=0), *shape), dtype)
+    for target, found in zip(stacked, rows, strict=True):
+        target[: len(found)] = found
+    return torch.from_numpy(stacked)

@@ -69,22 +69,16 @@ class ImageStore:
         strict: bool = False,
         fit: bool = True,
     ) -> None:
-        if mode not in (False, "ram", "disk"):
-            raise ConfigError(f"cache={mode!r}: expected False, 'ram' or 'disk'")
-        if mode == "disk" and cache_dir is None:
-            raise ConfigError("cache='disk' needs a folder; set cache_dir")
-        self.index = index
+        if mode not in (False, "ram", "disk") or (mode == "disk" and cache_dir is None):
+            text = "expected False, 'ram' or 'disk' (for which set cache_dir)"
+            raise ConfigError(f"cache={mode!r}: {text}")
+        self.index, self.channels, self.fit = index, channels, fit
         self.size = (int(size[0]), int(size[1]))
-        self.channels = channels
-        self.lru_bytes = lru_bytes
-        self.strict = strict
-        self.fit = fit
+        self.lru_bytes, self.strict = lru_bytes, strict
         self.corrupt: set[int] = set()
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._recent_bytes = 0
-        self._slots: Slots | None = None
-        if mode and len(index):
-            self._slots = self._make_slots(mode, cache_dir)
+        self._slots = self._make_slots(mode, cache_dir) if mode and len(index) else None
 
     @property
     def cached(self) -> bool:
@@ -114,12 +108,10 @@ class ImageStore:
                     image = self._slots.get(i)
             assert image is not None
             return image
-        recent = self._recent.get(i)
-        if recent is not None:
+        if i in self._recent:
             self._recent.move_to_end(i)
-            return recent
-        image = self._read(i)
-        self._recent[i] = image
+            return self._recent[i]
+        image = self._recent[i] = self._read(i)
         self._recent_bytes += image.nbytes
         while self._recent_bytes > self.lru_bytes:
             _, oldest = self._recent.popitem(last=False)
@@ -160,7 +152,6 @@ class ImageStore:
         return read_image(self.index.path(i), self.channels) if image is None else image
 
     def _read(self, i: int) -> np.ndarray:
-        path = self.index.path(i)
         try:
             image = self._decode(i)
         except CorruptImageError as error:
@@ -171,11 +162,11 @@ class ImageStore:
             self.corrupt.add(i)
             size = (*self.loaded_shape(i), self.channels)
             return np.full(size, fill_value(self.dtype), self.dtype)
-        expected = self.original_shape(i)
-        if image.shape[:2] != expected:
+        (height, width), found = self.original_shape(i), image.shape
+        if found[:2] != (height, width):
             raise DataError(
-                f"{path}: expected {expected[0]}x{expected[1]} pixels as when the labels were "
-                f"read, found {image.shape[0]}x{image.shape[1]}; an image may not change meanwhile"
+                f"{self.path(i)}: expected {height}x{width} pixels as when the labels were "
+                f"read, found {found[0]}x{found[1]}; an image may not change meanwhile"
             )
         image = resize(image, self.loaded_shape(i))
         image.setflags(write=False)
@@ -191,12 +182,8 @@ class ImageStore:
             assert cache_dir is not None
             return Slots.on_disk(layout, Path(cache_dir) / f"images-{self._key()}.cache")
         except OSError as error:
-            logger.warning(
-                "cache=%r: %.2f GB of images can't be cached: %s; going on without",
-                mode,
-                layout.total / 2**30,
-                error,
-            )
+            text = "cache=%r: %.2f GB of images can't be cached: %s; going on without"
+            logger.warning(text, mode, layout.total / 2**30, error)
             return None
 
     def _key(self) -> str:
@@ -204,14 +191,13 @@ class ImageStore:
         size = self.size if self.fit else None
         digest = hashlib.sha256(repr((1, size, self.channels, self.dtype.str)).encode())
         for i in range(len(self.index)):
-            path = self.index.path(i)
+            path = self.path(i)
             if self.index.image(i, self.channels) is not None:
                 raise ConfigError(f"cache='disk' needs image files, and {path} is none; use 'ram'")
-            try:
-                facts = os.stat(path)
-                digest.update(f"\n{path}|{facts.st_size}|{facts.st_mtime_ns}".encode())
-            except OSError:
-                digest.update(f"\n{path}|absent".encode())
+            facts = (0, 0)
+            with contextlib.suppress(OSError):
+                facts = os.stat(path).st_size, os.stat(path).st_mtime_ns
+            digest.update(f"\n{path}|{facts}".encode())
         return digest.hexdigest()[:24]
 
 

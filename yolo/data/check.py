@@ -52,9 +52,8 @@ def check_dataset(
     Raises:
         MissingFileError, DataError: if the dataset's description itself can't be used.
     """
-    label_format = label_format or BoxLabels()
-    if callable(label_format):
-        label_format = label_format()
+    made = label_format or BoxLabels()
+    label_format = made() if callable(made) else made
     spec = read_dataset(data, kinds=label_format.kinds)
     reports = []
     for split in spec.splits:

@@ -59,23 +59,16 @@ def split_folders(root: Path) -> dict[str, str]:
     """
     there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     named = {split: [n for n in names if n in there] for split, names in SPLIT_NAMES.items()}
-    found = {split: names[0] for split, names in named.items() if names}
     for split in ("train", "val"):
-        if split not in found:
-            text = ", ".join(there[:10]) or "no folder"
-            raise DataError(
-                f"{root}: expected the folder {split!r} with a folder for each class "
-                f"({split}/<class>/*.jpg), found {text}. {HOW_TO_SPLIT}"
-            )
-    return found
+        if not named[split]:
+            found = ", ".join(there[:10]) or "no folder"
+            text = f"{root}: expected the folder {split!r} with a folder for each class"
+            raise DataError(f"{text} ({split}/<class>/*.jpg), found {found}. {HOW_TO_SPLIT}")
+    return {split: names[0] for split, names in named.items() if names}
 
 
 def class_names(folders: Sequence[Path]) -> dict[int, str]:
-    """Number the class folders of the training folders in the order of their names.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """Number the class folders of the training folders in the order of their names."""
     names = sorted({name for folder in folders for name in _class_folders(folder)})
     return dict(enumerate(names))
 
@@ -86,17 +79,13 @@ def _class_folders(folder: Path) -> list[str]:
     Raises:
         DataError: if there is none.
     """
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise DataError(f"{folder}: expected a folder with a folder for each class, found {found}")
-    names = [e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
-        count = sum(1 for _ in folder.iterdir())
-        raise DataError(
-            f"{folder}: expected a folder for each class (<class>/*.jpg), "
-            f"found {count} files and no folder"
-        )
-    return sorted(names)
+        found = f"{len(entries)} files and no folder" if folder.is_dir() else "a file"
+        text = "expected a folder with a folder for each class (<class>/*.jpg)"
+        raise DataError(f"{folder}: {text}, found {found}")
+    return names
 
 
 def class_files(
@@ -112,15 +101,24 @@ def class_files(
     Raises:
         DataError: if a folder's name is no class, or a class folder is empty where none may be.
     """
-    inner = [(folder / name, name) for folder in folders for name in _class_folders(folder)]
-    files = list_files(folders, folders[0])
-    # Texts beside the images aren't labels here.
-    files.problems = [p for p in files.problems if p.kind != "orphan"]
+    inner = [root / name for root in folders for name in _class_folders(root)]
     ids = {name: i for i, name in names.items()}
     roots = sorted(map(os.fspath, folders), key=len, reverse=True)
+
+    def label(image: LabelledImage, _: int) -> list[Problem]:
+        name = os.path.basename(_home(image.path, roots))
+        if name not in ids:
+            text = "expected the image in a class folder, found it beside them in"
+            raise DataError(f"{image.path}: {text} {name!r}")
+        image.instances = whole_image(ids[name], image.shape)
+        return []
+
+    files = list_files(folders, folders[0], label)
+    # Texts beside the images aren't labels here.
+    files.problems = [p for p in files.problems if p.kind != "orphan"]
     homes = {_home(path, roots) for path in files.paths}
-    for folder, name in inner:
-        filled = str(folder) in homes
+    for folder in inner:
+        name, filled = folder.name, str(folder) in homes
         if name not in ids and filled:
             listed = ", ".join(list(ids)[:10]) + (", ..." if len(ids) > 10 else "")
             raise DataError(
@@ -129,25 +127,13 @@ def class_files(
             )
         if name in ids and not filled:
             other = sum(1 for _ in folder.iterdir())
-            reason = (
-                f"expected images of the class {name!r}, found "
-                f"{f'{other} other files' if other else 'an empty folder'}"
-            )
+            found = f"{other} other files" if other else "an empty folder"
+            reason = f"expected images of the class {name!r}, found {found}"
             if all_needed:
                 raise DataError(f"{folder}: {reason}; fill the folder or remove it")
             files.problems.append(Problem(str(folder), 0, reason, "orphan"))
 
-    def label(image: LabelledImage, _: int) -> list[Problem]:
-        name = os.path.basename(_home(image.path, roots))
-        if name not in ids:
-            raise DataError(
-                f"{image.path}: expected the image in a class folder, found it beside them in "
-                f"{name!r}"
-            )
-        image.instances = whole_image(ids[name], image.shape)
-        return []
-
-    return FileSource(files, label)
+    return files
 
 
 def _home(path: str, roots: Sequence[str]) -> str:

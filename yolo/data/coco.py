@@ -11,15 +11,19 @@ COCO scores with.
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yolo.data.coco_json import find_image_folder, read_categories, read_json
 from yolo.data.folder import list_files
 from yolo.data.geometry import box_corners, ring_area, smallest_rectangle
 from yolo.data.keys import is_number, is_whole
@@ -32,6 +36,10 @@ from yolo.errors import DataError
 
 Entry = dict[str, Any]
 """An image or an annotation, as the JSON has it."""
+
+CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
+FILE_NAME = re.compile(rb'"file_name"\s*:\s*(?=")')
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(slots=True)
@@ -91,12 +99,10 @@ class CocoSource:
 
     def _check_categories(self, file: Path) -> None:
         expected = {self.category_ids[i]: name for i, name in self.names.items()}
-        found = read_categories(file)
-        if found != expected:
-            odd = sorted(set(found.items()) ^ set(expected.items()))[0]
+        if odd := sorted(read_categories(file).items() ^ expected.items()):
             raise DataError(
                 f"{file}: expected the categories of the dataset, found a difference at id "
-                f"{odd[0]} ({odd[1]!r}); all splits need the same categories"
+                f"{odd[0][0]} ({odd[0][1]!r}); all splits need the same categories"
             )
 
     def _by_image(
@@ -109,7 +115,7 @@ class CocoSource:
             if not isinstance(entry, dict):
                 raise DataError(f"{file}: expected annotations as objects, found {entry!r:.80}")
             image: Any = entry.get("image_id")
-            category = entry.get("category_id")
+            category: Any = entry.get("category_id")
             reason = ""
             if not is_whole(image) or image not in images:
                 reason = f"image_id {image!r} is none of the images"
@@ -120,10 +126,10 @@ class CocoSource:
             else:
                 found.setdefault(image, []).append(entry)
         if annotations and not found:
-            raise DataError(
-                f"{file}: none of its {len(annotations)} annotations fits an image and "
-                "a category; check image_id and category_id"
+            text = (
+                f"{file}: none of its {len(annotations)} annotations fits an image and a category"
             )
+            raise DataError(f"{text}; check image_id and category_id")
         return found
 
 
@@ -168,106 +174,154 @@ class _Annotations:
                 f"{stated[0]}x{stated[1]}; its boxes would be misplaced"
             )
         problems: list[Problem] = []
-        good: list[Entry] = []
-        outlines: list[Polygon] = []
-        corners: list[np.ndarray] = []
+        parts: list[Instances] = []
         for found in annotations:
             try:
-                self._check(found, image.shape)
-                if self.kinds & {"polygons", "corners"}:
-                    outline = _outline(found, image.shape)
-                    if "corners" in self.kinds:
-                        corners.append(_corners(found, outline))
-                    outlines.append(outline)
-                good.append(found)
+                parts.append(self._instance(found, image.shape))
             except ValueError as error:
                 reason = f"annotation {found.get('id')}: {error}"
                 problems.append(Problem(self.file, 0, reason))
-        if good:
-            image.instances = self._instances(good, outlines, corners)
+        image.instances = Instances.concatenate(parts)
         return problems
 
-    def _check(self, entry: Entry, shape: tuple[int, int]) -> None:
-        """Check box and keypoints.
+    def _instance(self, entry: Entry, shape: tuple[int, int]) -> Instances:
+        """Return one annotation's object.
 
         Raises:
             ValueError: saying what was expected and what was found; so do all functions below.
         """
-        box = entry.get("bbox")
+        box, area, crowd = entry.get("bbox"), entry.get("area"), bool(entry.get("iscrowd"))
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            raise ValueError(
-                f"expected bbox [left, top, width, height] of finite numbers, found {box!r:.80}"
-            )
+            text = "expected bbox [left, top, width, height] of finite numbers"
+            raise ValueError(f"{text}, found {box!r:.80}")
         left, top, width, height = box
         if width <= 0 or height <= 0:
             raise ValueError(f"expected a width and height above 0, found bbox {box}")
         if left >= shape[1] or top >= shape[0] or left + width <= 0 or top + height <= 0:
             raise ValueError(f"bbox {box} lies outside the image of {shape[0]}x{shape[1]} pixels")
-        if "keypoints" in self.kinds and "keypoints" in entry:
-            self._check_keypoints(entry["keypoints"], shape)
+        xyxy = np.array([[left, top, left + width, top + height]], dtype=np.float64)
+        kinds: dict[str, Any] = {"ignore": np.array([crowd])}
+        if is_number(area):
+            kinds["area"] = np.array([area], dtype=np.float64)
+        if "keypoints" in self.kinds:
+            flat = entry.get("keypoints", [0.0] * (3 * self.count))
+            kinds["keypoints"] = self._keypoints(flat, shape)[None]
+        if self.kinds & {"polygons", "corners"}:
+            found = entry.get("segmentation")
+            outline = coco_polygon(found, shape) if found or not crowd else []
+            if "polygons" in self.kinds:
+                kinds["polygons"] = [outline]
+            if "corners" in self.kinds:
+                kinds["corners"] = _corners(outline or [box_corners(xyxy)[0]])[None]
+        return Instances.from_boxes([self.classes[entry["category_id"]]], xyxy, **kinds)
 
-    def _check_keypoints(self, flat: Any, shape: tuple[int, int]) -> None:
-        """Check x, y, visibility by turns."""
-        if (
-            not isinstance(flat, list)
-            or len(flat) != 3 * self.count
-            or not all(map(is_number, flat))
-        ):
+    def _keypoints(self, flat: Any, shape: tuple[int, int]) -> np.ndarray:
+        """Return (K, 3) of x, y, visibility by turns."""
+        wanted = 3 * self.count
+        listed = isinstance(flat, list) and len(flat) == wanted
+        if not listed or not all(map(is_number, flat)):
             found = f"{len(flat)} entries" if isinstance(flat, list) else f"{flat!r:.80}"
-            raise ValueError(
-                f"expected {3 * self.count} numbers in keypoints (x, y, visibility for each), "
-                f"found {found}"
-            )
-        for k, (x, y, flag) in enumerate(zip(flat[0::3], flat[1::3], flat[2::3], strict=True)):
+            text = f"expected {wanted} numbers in keypoints (x, y, visibility for each)"
+            raise ValueError(f"{text}, found {found}")
+        points = np.array(flat, dtype=np.float64).reshape(-1, 3)
+        for k, (x, y, flag) in enumerate(points.tolist()):
             if flag not in (0, 1, 2):
                 raise ValueError(
-                    f"expected the visibility of keypoint {k} as 0, 1 or 2, found {flag}"
+                    f"expected the visibility of keypoint {k} as 0, 1 or 2, found {flag:g}"
                 )
             shares = (x / shape[1], y / shape[0])
             if flag and not all(LOWEST <= share <= HIGHEST for share in shares):
-                raise ValueError(
-                    f"expected keypoint {k} inside the image of {shape[0]}x{shape[1]} pixels "
-                    f"(h x w), found {x:g} {y:g}"
-                )
-
-    def _instances(
-        self, entries: list[Entry], outlines: list[Polygon], corners: list[np.ndarray]
-    ) -> Instances:
-        ltwh = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
-        area = [
-            entry["area"] if is_number(entry.get("area")) else entry["bbox"][2] * entry["bbox"][3]
-            for entry in entries
-        ]
-        extra: dict[str, Any] = {}
-        if "polygons" in self.kinds:
-            extra["polygons"] = outlines
-        if "corners" in self.kinds:
-            extra["corners"] = np.array(corners)
-        if "keypoints" in self.kinds:
-            absent = [0.0] * (3 * self.count)
-            flat = [entry.get("keypoints", absent) for entry in entries]
-            extra["keypoints"] = np.array(flat, dtype=np.float64).reshape(len(flat), -1, 3)
-        return Instances.from_boxes(
-            [self.classes[entry["category_id"]] for entry in entries],
-            np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1),
-            area=np.array(area, dtype=np.float64),
-            ignore=np.array([bool(entry.get("iscrowd")) for entry in entries]),
-            **extra,
-        )
+                text = f"inside the image of {shape[0]}x{shape[1]} pixels (h x w)"
+                raise ValueError(f"expected keypoint {k} {text}, found {x:g} {y:g}")
+        return points
 
 
-def _outline(entry: Entry, shape: tuple[int, int]) -> Polygon:
-    """Return an annotation's rings; a crowd may go without."""
-    found = entry.get("segmentation")
-    return coco_polygon(found, shape) if found or not entry.get("iscrowd") else []
-
-
-def _corners(entry: Entry, outline: Polygon) -> np.ndarray:
-    """Return the corners (4, 2) of the smallest rectangle around an outline, else of the bbox."""
-    if not outline:  # a crowd
-        left, top, width, height = entry["bbox"]
-        outline = [box_corners(np.array([[left, top, left + width, top + height]]))[0]]
+def _corners(outline: Polygon) -> np.ndarray:
+    """Return the corners (4, 2) of the smallest rectangle around an outline."""
     corners = smallest_rectangle(np.concatenate(outline))
     if ring_area(corners) <= 1e-6:
         raise ValueError("expected an outline around an area, found all points on one line")
     return corners
+
+
+def read_categories(file: Path) -> dict[int, str]:
+    """Return category id -> name in rising order of ids, without parsing the annotations.
+
+    Raises:
+        DataError: if the file isn't COCO JSON or its categories can't be used.
+    """
+    found: Any = None
+    with _mapped(file) as data:
+        places = [match.end() for match in CATEGORIES.finditer(data)]
+        if len(places) == 1:  # as a rule, they stand whole within a megabyte
+            text = data[places[0] : places[0] + (1 << 20)].decode("utf-8", errors="ignore")
+            with suppress(ValueError, RecursionError):
+                found, _ = json.JSONDecoder().raw_decode(text)
+    names: dict[int, str] = {}
+    for entry in found or read_json(file)["categories"]:
+        if not isinstance(entry, dict) or not is_whole(entry.get("id")) or "name" not in entry:
+            raise DataError(f"{file}: expected categories with id and name, found {entry!r:.80}")
+        if entry["id"] in names:
+            raise DataError(f"{file}: category id {entry['id']} appears twice")
+        names[entry["id"]] = str(entry["name"])
+    if not names:
+        raise DataError(f"{file}: expected at least one category, found none")
+    return dict(sorted(names.items()))
+
+
+def find_image_folder(file: Path) -> Path:
+    """Find the folder that a COCO JSON's file names refer to, among the usual places.
+
+    Tried in order: `images` beside the JSON, its own folder, `images` and the folder above, and
+    below each of these a folder named like the end of the JSON's name (instances_NAME.json). File
+    names may be absolute.
+
+    Raises:
+        DataError: if the first images are in none of them.
+    """
+    with _mapped(file) as data:
+        found = (STRING.match(data, match.end()) for match in FILE_NAME.finditer(data))
+        names = [json.loads(text.group()) for text in islice(filter(None, found), 8)]
+    part, here, above = file.stem.rpartition("_")[2], file.parent, file.parent.parent
+    bases = [here / "images", here, above / "images", above]
+    for folder in [*bases, *(base / part for base in bases)]:
+        if folder.is_dir() and any((folder / name).is_file() for name in names):
+            return folder
+    raise DataError(
+        f"{file}: none of its first images ({', '.join(names[:2]) or 'it names none'}) is in "
+        f"{', '.join(map(str, bases))}; name the folder by `images:` in the dataset's YAML"
+    )
+
+
+@contextmanager
+def _mapped(file: Path) -> Iterator[mmap.mmap]:
+    """Open a JSON file as bytes without reading it all."""
+    try:
+        with open(file, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise DataError(f"{file}: the file is empty; expected COCO JSON")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data
+    except OSError as error:
+        raise DataError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Parse a whole COCO JSON and check its three lists.
+
+    Raises:
+        DataError: naming file and line, or the key that is missing.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{file}: not a usable JSON file: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        found = content.get(key) if isinstance(content, dict) else content
+        if not isinstance(found, list) or found is content:
+            kind = type(found).__name__
+            raise DataError(f"{file}: expected COCO JSON with a list {key!r}, found {kind}")
+    checked: dict[str, Any] = content
+    return checked

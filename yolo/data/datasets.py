@@ -10,7 +10,6 @@ Nothing a dataset file says is ever executed or fetched; a `download:` key is re
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import shutil
 import tempfile
@@ -25,21 +24,18 @@ from yolo.data.class_folders import CLASSES, class_names, split_folders
 from yolo.data.coco import read_categories
 from yolo.data.keys import as_mapping, bad, read_channels, read_keypoints, read_names, read_splits
 from yolo.data.merge import merge
+from yolo.data.shapes import shapes
 from yolo.errors import DataError, MissingFileError, nearest
-from yolo.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+Kinds = frozenset[str]
+
 SPLIT_KEYS = ("train", "validation", "val", "test")
 
-Generator = Callable[[Path, int, frozenset[str]], Path]
-"""(cache_dir, seed, kinds of labels) -> the YAML file, or the folder of class folders, of a
-dataset written under cache_dir."""
-
-GENERATORS: Registry[Generator] = Registry("embedded dataset")
-
-GENERATOR_MODULES = ("yolo.data.shapes",)
-"""Modules that register embedded datasets when they are imported, which happens at first need."""
+GENERATORS: dict[str, Callable[[Path, int, Kinds], Path]] = {"shapes": shapes}
+"""Embedded datasets: (cache_dir, seed, kinds of labels) -> the YAML file, or the folder of class
+folders, of a dataset written under cache_dir."""
 
 KEYS = frozenset(
     {"path", "train", "val", "validation", "test", "names", "nc", "channels", "images", "download"}
@@ -100,16 +96,10 @@ class DatasetSpec:
         return str(self.file) if self.file else self.label
 
     def require(self, split: str) -> None:
-        """Make sure that a split is named.
-
-        Raises:
-            DataError: if it isn't.
-        """
+        """Raise DataError if a split isn't named."""
         if split not in self.splits:
-            raise DataError(
-                f"{self.where}: expected the key {split!r}, found "
-                f"{', '.join(self.splits) or 'no split at all'}"
-            )
+            found = ", ".join(self.splits) or "no split at all"
+            raise DataError(f"{self.where}: expected the key {split!r}, found {found}")
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Return a split's folders, lists or JSON files, all of which exist.
@@ -120,7 +110,10 @@ class DatasetSpec:
         self.require(split)
         for path in self.splits[split]:
             if not path.exists():
-                raise DataError(self._explain_absence(split, path))
+                beside = [entry.name for entry in path.parent.glob("*")]
+                text = f"{self.where}: {split}: there is nothing at {path}."
+                text = f"{text} {nearest(path.name, beside)} {how_to_fetch(self.download)}"
+                raise DataError(text.rstrip())
         return self.splits[split]
 
     def keypoint_shape(self) -> tuple[int, int]:
@@ -138,23 +131,21 @@ class DatasetSpec:
             )
         return self.kpt_shape
 
-    def _explain_absence(self, split: str, path: Path) -> str:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        text = f"{self.where}: {split}: there is nothing at {path}. {nearest(path.name, beside)}"
-        if self.download:
-            text = (
-                f"{text.rstrip()} The file's `download:` ({self.download:.80}) is not run here: "
-                f"fetch the images yourself and put them under {self.root}"
-            )
-        return text.rstrip()
+
+Reader = Callable[[Any], DatasetSpec]
+
+
+def how_to_fetch(download: Any) -> str:
+    """Say that a dataset's `download` key, if it has one, is not run."""
+    text = "The file's `download:` ({:.80}) is not run here: fetch the images yourself"
+    return text.format(str(download)) if download else ""
 
 
 def read_dataset(
     data: Any,
     cache_dir: Path | str | None = None,
     *,
-    seed: int = 0,
-    kinds: frozenset[str] = frozenset(),
+    kinds: Kinds = frozenset(),
     within: tuple[Path, ...] = (),
 ) -> DatasetSpec:
     """Find out what a `data=` argument describes.
@@ -167,7 +158,6 @@ def read_dataset(
             merged.
         cache_dir: folder for an embedded dataset's files; None means a temporary folder that is
             removed when the process ends.
-        seed: of an embedded dataset.
         kinds: of labels, as a label format names them, that an embedded dataset is to have.
         within: the files whose `merge` led here.
 
@@ -177,7 +167,7 @@ def read_dataset(
     """
     if isinstance(data, DatasetSpec):
         return data
-    again = partial(read_dataset, cache_dir=cache_dir, seed=seed, kinds=kinds, within=within)
+    again = partial(read_dataset, cache_dir=cache_dir, kinds=kinds, within=within)
     data = {"merge": data} if isinstance(data, list | tuple) else as_mapping(data)
     if isinstance(data, Mapping):
         return _from_mapping(data, None, again, kinds)
@@ -188,23 +178,21 @@ def read_dataset(
         )
     path = Path(data).expanduser().absolute()
     if not path.exists():
-        return _from_generator(str(data), cache_dir, seed, kinds)
+        return _from_generator(str(data), cache_dir, kinds)
     if path.is_dir():
         found = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
         if CLASSES in kinds and (len(found) != 1 or (path / "train").is_dir()):
             return _from_mapping({"path": path, **split_folders(path)}, path, again, kinds)
         if len(found) != 1:
-            raise DataError(
-                f"{path}: expected a folder with one YAML file, found {len(found)}; name the file"
-            )
+            text = f"expected a folder with one YAML file, found {len(found)}; name the file"
+            raise DataError(f"{path}: {text}")
         path = found[0]
     if path.suffix.lower() == ".json":
         logger.warning("%s is used for training and for validation alike", path)
         return _from_mapping({"train": path.name, "val": path.name}, path, again, kinds)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise DataError(
-            f"{path}: expected a .yaml file, COCO JSON or a folder; unpack an archive first"
-        )
+        text = "expected a .yaml file, COCO JSON or a folder; unpack an archive first"
+        raise DataError(f"{path}: {text}")
     if path in within:
         raise DataError(f"{path}: merge: this file is among the datasets that it merges")
     again = partial(again, within=(*within, path))
@@ -220,41 +208,29 @@ def recordable(data: Any) -> Any:
         return str(data.file) if data.file else data.where
     data = as_mapping(data)
     if isinstance(data, Mapping):
-        counted = {k for k, v in data.items() if k in SPLIT_KEYS and _holds_items(v)}
-        return {
-            str(key): {"objects": len(value)} if key in counted else recordable(value)
-            for key, value in data.items()
+        items = {
+            k: {"objects": len(v)} for k, v in data.items() if k in SPLIT_KEYS and _holds_items(v)
         }
+        return {str(key): items.get(key) or recordable(value) for key, value in data.items()}
     return [recordable(item) for item in data] if isinstance(data, list | tuple) else data
 
 
-def _from_generator(
-    name: str, cache_dir: Path | str | None, seed: int, kinds: frozenset[str]
-) -> DatasetSpec:
-    for module in GENERATOR_MODULES:
-        importlib.import_module(module)
+def _from_generator(name: str, cache_dir: Path | str | None, kinds: Kinds) -> DatasetSpec:
     if name not in GENERATORS:
-        path = Path(name)
-        beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
-        known = [
-            str(path.parent / p.name) for p in beside if p.suffix in (".yaml", ".yml", ".json")
-        ]
+        files = [*Path(name).parent.glob("*.y*ml"), *Path(name).parent.glob("*.json")]
         raise MissingFileError(
             f"data: there is no file {name!r} (current folder: {Path.cwd()}) and no embedded "
-            f"dataset of that name. {nearest(name, [*known, *GENERATORS])} "
+            f"dataset of that name. {nearest(name, [*map(str, files), *GENERATORS])} "
             f"Embedded: {', '.join(GENERATORS)}. Nothing is downloaded."
         )
     if cache_dir is None:
         cache_dir = tempfile.mkdtemp(prefix="yolo-data-")
         atexit.register(shutil.rmtree, cache_dir, ignore_errors=True)
-    return read_dataset(GENERATORS[name](Path(cache_dir), seed, kinds), kinds=kinds)
+    return read_dataset(GENERATORS[name](Path(cache_dir), 0, kinds), kinds=kinds)
 
 
 def _from_mapping(
-    entries: Mapping[str, Any],
-    file: Path | None,
-    again: Callable[[Any], DatasetSpec],
-    kinds: frozenset[str],
+    entries: Mapping[str, Any], file: Path | None, again: Reader, kinds: Kinds
 ) -> DatasetSpec:
     where = str(file) if file else MAPPING
     for key in entries:
@@ -264,37 +240,31 @@ def _from_mapping(
     root = _find_root(entries, file, where)
     if entries.keys() & {"merge", "classes"}:
         return _from_parts(entries, file, root, again, kinds)
-    names = read_names(entries, where)
-    common: dict[str, Any] = {
-        "root": root,
-        "channels": read_channels(entries, where),
-        "file": file,
-        "download": str(entries["download"]) if entries.get("download") else None,
-        **read_keypoints(entries, where),
-    }
+    more = {"channels": read_channels(entries, where), **read_keypoints(entries, where)}
+    if entries.get("download"):
+        more["download"] = str(entries["download"])
+    spec = DatasetSpec(root, {}, read_names(entries, where) or {}, file=file, **more)
     values = {key: entries[key] for key in SPLIT_KEYS if entries.get(key) is not None}
     values = {"val" if key == "validation" else key: value for key, value in values.items()}
     if any(map(_holds_items, values.values())):
-        other = [split for split, value in values.items() if not _holds_items(value)]
-        if other:
-            raise DataError(
-                f"{where}: {other[0]}: expected a sequence of items as in the other splits, found "
-                f"{values[other[0]]!r:.80}; datasets of both kinds can be merged: data=[one, other]"
-            )
-        common |= {"splits": dict.fromkeys(values, ()), "items": values, "kind": "objects"}
+        for split, value in values.items():
+            if not _holds_items(value):
+                expected = "a sequence of items as in the other splits (or data=[one, other])"
+                raise bad(where, split, expected, value)
+        spec = replace(spec, splits=dict.fromkeys(values, ()), items=values, kind="objects")
     else:
-        common["splits"] = read_splits(values, entries, root, where)
+        spec = replace(spec, splits=read_splits(values, entries, root, where))
         if CLASSES in kinds:
-            return _with_class_folders(DatasetSpec(names=names or {}, **common), entries)
-        paths = [path for listed in common["splits"].values() for path in listed]
+            return _with_class_folders(spec, entries)
+        paths = [path for listed in spec.splits.values() for path in listed]
         in_json = {path.suffix.lower() == ".json" for path in paths}
         if len(in_json) > 1:
             raise DataError(f"{where}: expected all splits as COCO JSON or none, found both")
         if in_json == {True}:
-            return _with_categories(DatasetSpec(names=names or {}, **common), entries)
-    if names is None:
+            return _with_categories(spec, entries)
+    if not spec.names:
         raise DataError(f"{where}: expected the key 'names' (or at least 'nc'), found neither")
-    return DatasetSpec(names=names, **common)
+    return spec
 
 
 def _holds_items(value: Any) -> bool:
@@ -306,11 +276,7 @@ def _holds_items(value: Any) -> bool:
 
 
 def _from_parts(
-    entries: Mapping[str, Any],
-    file: Path | None,
-    root: Path,
-    again: Callable[[Any], DatasetSpec],
-    kinds: frozenset[str],
+    entries: Mapping[str, Any], file: Path | None, root: Path, again: Reader, kinds: Kinds
 ) -> DatasetSpec:
     """Read what `merge` and `classes` make of this dataset and others."""
     where = str(file) if file else MAPPING
@@ -319,10 +285,8 @@ def _from_parts(
     if own.keys() & SPLIT_KEYS:
         parts.append(_from_mapping(own, file, again, kinds))
     elif lost := sorted(own.keys() & KEYS - {"path", "download"}):
-        raise DataError(
-            f"{where}: {lost[0]}: is what the merged datasets say; to choose, rename or order "
-            "classes, use the key `classes`"
-        )
+        text = "is what the merged datasets say; to choose, rename or order classes, use `classes`"
+        raise DataError(f"{where}: {lost[0]}: {text}")
     listed = entries.get("merge", [])
     listed = listed if isinstance(listed, list | tuple) else [listed]
     for number, entry in enumerate(listed):
@@ -343,10 +307,8 @@ def _with_class_folders(spec: DatasetSpec, entries: Mapping[str, Any]) -> Datase
     if not entries.get("names"):
         names = class_names(spec.sources("train"))
         if spec.names and len(names) != len(spec.names):
-            raise DataError(
-                f"{spec.where}: nc is {len(spec.names)}, but `train` holds {len(names)} class "
-                "folders; correct nc or leave it out"
-            )
+            text = f"{len(names)}, the number of class folders in `train`, or no such key"
+            raise bad(spec.where, "nc", text, len(spec.names))
         spec = replace(spec, names=names)
     return replace(spec, kind=CLASSES)
 
@@ -364,9 +326,9 @@ def _with_categories(spec: DatasetSpec, entries: Mapping[str, Any]) -> DatasetSp
             f"{spec.where}: expected `names` to be the {len(ids)} categories of {file}, "
             f"found {len(order)} names; first difference: {odd[0]!r}"
         )
-    folders = entries.get("images")
+    folders = entries.get("images") or {}
     if not isinstance(folders, Mapping):
-        folders = dict.fromkeys(spec.splits, folders) if folders else {}
+        folders = dict.fromkeys(spec.splits, folders)
     image_folders = {str(split): spec.root / str(name) for split, name in folders.items()}
     for split, folder in image_folders.items():
         if not folder.is_dir():
@@ -388,12 +350,9 @@ def _find_root(entries: Mapping[str, Any], file: Path | None, where: str) -> Pat
         return base
     if not isinstance(given, str | Path) or "://" in str(given):
         raise bad(where, "path", "a folder", given)
-    given = Path(given).expanduser()
-    tried = list(dict.fromkeys([base / given, Path.cwd() / given]))
+    tried = [folder / Path(given).expanduser() for folder in (base, Path.cwd())]
     for folder in tried:
         if folder.is_dir():
             return folder.resolve()
-    text = f"{where}: path: there is no folder {' and no '.join(map(str, tried))}"
-    if entries.get("download"):
-        text += "; `download:` is not run here: fetch the images yourself and put them there"
-    raise DataError(text)
+    text = f"{where}: path: there is no folder {' and no '.join(dict.fromkeys(map(str, tried)))}. "
+    raise DataError(f"{text}{how_to_fetch(entries.get('download'))}".rstrip())

@@ -13,14 +13,14 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from yolo.data.images import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from yolo.data.labels import LabelFormat, LabelledImage, LabelRules, parse_labels, to_pixels
-from yolo.data.mask_files import read_mask_labels
+from yolo.data.masks import read_mask_labels
 from yolo.data.report import Problem, ScanReport
 from yolo.data.scan import Label, evenly_spaced, scan_files
 from yolo.errors import DataError
@@ -54,30 +54,39 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(slots=True)
-class FileList:
+class FileSource:
     """The images of a split in sorted order, with what tells a changed file from an old one.
 
     Attributes:
         paths: n absolute image files.
         stats: (n, 4) int64: size and time of the image, size and time of its label (-1: none).
         problems: what listing found: missing images, labels without image, repeated entries.
+        label: fills in an image's objects; it is told the size of the label file, -1 for none.
     """
 
     paths: list[str]
     stats: np.ndarray
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem]
+    label: Label[int]
 
-    def part(self, fraction: float) -> FileList:
+    def part(self, fraction: float) -> FileSource:
         """Return a share of the images, spread evenly, with all findings."""
         rows = evenly_spaced(len(self.paths), fraction)
-        return FileList([self.paths[i] for i in rows], self.stats[rows], self.problems)
+        return replace(self, paths=[self.paths[i] for i in rows], stats=self.stats[rows])
 
     def fingerprint(self) -> str:
-        """Return a hash that changes with any file of the list."""
+        """Return a hash that changes with any image, label or list entry."""
         digest = hashlib.blake2b(os.fsencode("\0".join(self.paths)), digest_size=16)
         digest.update(np.ascontiguousarray(self.stats).tobytes())
         digest.update("\n".join(map(str, self.problems)).encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
+        """Read headers and labels; report what is wrong and yield what is usable, in order."""
+        for problem in self.problems:
+            report.add(problem)
+        items = zip(self.paths, self.stats[:, 2].tolist(), strict=True)
+        yield from scan_files(items, self.label, report, workers)
 
 
 def label_path(image: str) -> str:
@@ -90,13 +99,16 @@ def label_path(image: str) -> str:
     return f"{head}{os.sep}labels{os.sep}{tail}.txt" if found else f"{stem}.txt"
 
 
-def list_files(sources: Sequence[Path], root: Path) -> FileList:
+def list_files(
+    sources: Sequence[Path], root: Path, label: Label[int] = lambda *_: []
+) -> FileSource:
     """List the images of folders (searched recursively) and of list files.
 
     Args:
         sources: folders and .txt lists, absolute.
         root: folder that a list's relative lines refer to, the current folder coming second;
             a line that begins with `./` refers to the list's own folder.
+        label: see `FileSource`.
 
     Raises:
         DataError: if a source is neither, or a list isn't UTF-8 text.
@@ -112,9 +124,8 @@ def list_files(sources: Sequence[Path], root: Path) -> FileList:
                 folder, name = os.path.split(path)
                 names = wanted.setdefault(folder, {})
                 if names is None or name in names:
-                    problems.append(
-                        Problem(str(source), line, f"{path} is listed already", "duplicate")
-                    )
+                    reason = f"{path} is listed already"
+                    problems.append(Problem(str(source), line, reason, "duplicate"))
                 else:
                     names[name] = (str(source), line)
     entries: list[tuple[str, Stat, Stat]] = []
@@ -123,35 +134,11 @@ def list_files(sources: Sequence[Path], root: Path) -> FileList:
     entries.sort(key=lambda entry: entry[0])
     stats = [(*image, *label) for _, image, label in entries]
     table = np.array(stats, dtype=np.int64).reshape(-1, 4)
-    return FileList([entry[0] for entry in entries], table, problems)
-
-
-@dataclass(slots=True)
-class FileSource:
-    """Images on disk, ready to be scanned.
-
-    Attributes:
-        files: the images, as listed.
-        label: fills in an image's objects; it is told the size of the label file, -1 for none.
-    """
-
-    files: FileList
-    label: Label[int]
-
-    def fingerprint(self) -> str:
-        """Return a hash that changes with any image, label or list entry."""
-        return self.files.fingerprint()
-
-    def scan(self, report: ScanReport, workers: int) -> Iterator[LabelledImage]:
-        """Read headers and labels; report what is wrong and yield what is usable, in order."""
-        for problem in self.files.problems:
-            report.add(problem)
-        items = zip(self.files.paths, self.files.stats[:, 2].tolist(), strict=True)
-        yield from scan_files(items, self.label, report, workers)
+    return FileSource([entry[0] for entry in entries], table, problems, label)
 
 
 def label_reader(label_format: LabelFormat, rules: LabelRules) -> Label[int]:
-    """Return what reads an image's label file: rows of text, or a mask (`yolo.data.mask_files`)."""
+    """Return what reads an image's label file: rows of text, or a mask (`yolo.data.masks`)."""
 
     def label(image: LabelledImage, size: int) -> list[Problem]:
         file = label_path(image.path)
@@ -175,14 +162,11 @@ def _walk(folder: str) -> Iterator[str]:
     while waiting:
         current = waiting.pop()
         real = os.path.realpath(current)
-        if real in seen:
-            continue
-        seen.add(real)
-        yield current
-        with os.scandir(current) as entries:
-            waiting += sorted(
-                entry.path for entry in entries if entry.name[0] != "." and entry.is_dir()
-            )
+        if real not in seen:
+            seen.add(real)
+            yield current
+            with os.scandir(current) as entries:
+                waiting += sorted(e.path for e in entries if e.name[0] != "." and e.is_dir())
 
 
 def _read_list(file: Path, root: Path) -> Iterator[tuple[str, int]]:
@@ -193,19 +177,11 @@ def _read_list(file: Path, root: Path) -> Iterator[tuple[str, int]]:
         try:
             text = raw.decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file}:{line}: expected UTF-8 text, found byte 0x{raw[error.start]:02x}; "
-                "save the list as UTF-8"
-            ) from None
-        if not text:
-            continue
-        if text.startswith("./"):
-            path = file.parent / text
-        else:
-            path = root / text
-            if not path.exists() and Path(text).exists():
-                path = Path(text)
-        yield os.path.abspath(path), line
+            found = f"byte 0x{raw[error.start]:02x}; save the list as UTF-8"
+            raise DataError(f"{file}:{line}: expected UTF-8 text, found {found}") from None
+        if text:
+            path = file.parent / text if text.startswith("./") else root / text
+            yield os.path.abspath(path if path.exists() or not Path(text).exists() else text), line
 
 
 def _list_folder(
@@ -240,29 +216,23 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
     """Return the stats of a folder's images by name, and of its .txt files by stem."""
     images: dict[str, Stat] = {}
     texts: dict[str, Stat] = {}
-    arrays: dict[str, Stat] = {}
-    try:
-        entries = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return images, texts
-    with entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            suffix = suffix.lower()
-            if stem[0] == "." or suffix not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
-                continue
-            try:
-                found = entry.stat()
-            except OSError:  # a link to nowhere
-                continue
-            stat = (found.st_size, found.st_mtime_ns)
-            if suffix == ".txt":
-                texts[stem] = stat
-            else:
-                (arrays if suffix == ARRAY_SUFFIX else images)[entry.name] = stat
+    entries: list[os.DirEntry[str]] = []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        stem, suffix = os.path.splitext(entry.name)
+        suffix = suffix.lower()
+        if stem[0] != "." and suffix in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
+            with suppress(OSError):  # a link to nowhere
+                stat = entry.stat()
+                stems = (texts, stem) if suffix == ".txt" else (images, entry.name)
+                stems[0][stems[1]] = (stat.st_size, stat.st_mtime_ns)
     # An array is an image, too, but not beside a picture of its name: others keep caches so.
-    pictures = {os.path.splitext(name)[0] for name in images} if arrays else set()
-    images |= {name: stat for name, stat in arrays.items() if name[:-4] not in pictures}
+    arrays = {name for name in images if name.lower().endswith(ARRAY_SUFFIX)}
+    pictures = {os.path.splitext(name)[0] for name in images if name not in arrays}
+    for name in arrays:
+        if name[: -len(ARRAY_SUFFIX)] in pictures:
+            del images[name]
     return images, texts
 
 

@@ -68,8 +68,7 @@ def clip_boxes(boxes: np.ndarray, rect: Rect) -> np.ndarray:
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Return the areas (N,) of boxes_xyxy (N, 4)."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return sides[:, 0] * sides[:, 1]
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
 
 
 def keep_visible(
@@ -86,8 +85,7 @@ def keep_visible(
     Returns:
         (N,) bool: both sides over 2 px, enough left, and no thinner than 1 : 100.
     """
-    sides = boxes[:, 2:] - boxes[:, :2]
-    width, height = sides[:, 0], sides[:, 1]
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
     small, large = np.minimum(width, height), np.maximum(width, height)
     kept = (small > MIN_SIDE_PX) & (large < MAX_ASPECT * small)
     kept &= width * height > min_visible * area_before
@@ -219,8 +217,6 @@ def clip_instances(instances: Instances, rect: Rect) -> Instances:
     """
     boxes = clip_boxes(instances.boxes, rect)
     cut = replace(instances, boxes=boxes)
-    if instances.polygons is None and instances.keypoints is None and instances.corners is None:
-        return cut
     x0, y0, x1, y1 = rect
     if instances.keypoints is not None and len(instances):
         cut.keypoints = instances.keypoints.copy()
@@ -252,26 +248,21 @@ def _cut_outlines(
         rows: which instances.
         what_is_left: cuts one outline.
     """
-    cut.polygons = cut.polygons and list(cut.polygons)
+    outlines = list(with_outlines(cut).polygons or ())
     cut.corners = None if cut.corners is None else cut.corners.copy()
-    for row in rows:
-        if cut.polygons is not None:
-            outline = cut.polygons[row]
-        else:
-            outline = [] if cut.corners is None else [cut.corners[row]]
-        if not outline:
+    for row in rows if outlines else ():
+        if not outlines[row]:
             continue
-        left = what_is_left(outline)
-        if cut.polygons is not None:
-            cut.polygons[row] = left
-        if not left:
+        outlines[row] = what_is_left(outlines[row])
+        if not outlines[row]:
             cut.boxes[row, 2:] = cut.boxes[row, :2]
             continue
-        points = np.concatenate(left)
+        points = np.concatenate(outlines[row])
         cut.boxes[row] = [*points.min(0), *points.max(0)]
         if cut.corners is not None:
             angle = corners_to_xywhr(cut.corners[row])[4:]
             cut.corners[row] = xywhr_to_corners(enclosing_rectangle(points, angle))
+    cut.polygons = cut.polygons and outlines
 
 
 def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.ndarray]:

@@ -13,9 +13,8 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -46,20 +45,17 @@ TIFF_DATA = ((273, 279), (324, 325))  # offsets and byte counts of strips, of ti
 NPY_MAGIC = b"\x93NUMPY"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says about itself.
+class Header(NamedTuple):
+    """What a file says about itself: format, sides before rotation, EXIF's orientation (1 to 8).
 
-    Attributes:
-        kind: format name: "JPEG", "PNG", "TIFF", "NPY"...
-        height, width: of the pixels as stored, before rotation.
-        orientation: EXIF value 1 to 8; from 5 on height and width change places.
+    `whole` is False for a file that ends early.
     """
 
     kind: str
     height: int
     width: int
-    orientation: int = 1
+    orientation: int
+    whole: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,56 +101,33 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int = 3) -> np.
         with _opened(name) as file:
             data = file.read()
     header = _inspect(io.BytesIO(data), name)
-    image = _decode(data, header, channels, name)
+    image = np.atleast_3d(_decode(data, header, channels, name))
     if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"{name}: expected 8 or 16 unsigned bits a value, found {image.dtype}; convert it"
-        )
-    if image.ndim == 2:
-        image = image[:, :, None]
+        raise DataError(f"{name}: expected values of type uint8 or uint16, found {image.dtype}")
     # OpenCV's TIFF reader rotates by itself whatever the flags say; the other readers are told not
     # to, because which of them obey the orientation depends on OpenCV's version.
     if header.kind != "TIFF":
         image = _rotate(image, header.orientation)
-    if channels == 3:
-        image = to_bgr8(image)
+    image = to_bgr8(image) if channels == 3 else image
     if image.shape[2] != channels:
         raise DataError(
             f"{name}: expected {channels} channels, found {image.shape[2]}; "
             "set `channels` in the dataset's YAML to what its images have"
         )
     if image.shape[:2] != header.shape:
-        raise DataError(
-            f"{name}: the header says {header.shape[0]}x{header.shape[1]} pixels, "
-            f"decoding gave {image.shape[0]}x{image.shape[1]}"
-        )
+        found = image.shape[:2]
+        raise DataError(f"{name}: expected {header.shape} pixels as in the header, found {found}")
     return np.ascontiguousarray(image)
 
 
 def to_bgr8(image: np.ndarray) -> np.ndarray:
-    """Turn grey, BGR or BGRA of 8 or 16 bits into (H, W, 3) BGR uint8; alpha is dropped.
+    """Turn grey, BGR or BGRA (H, W, C) of 8 or 16 bits into BGR uint8; alpha is dropped.
 
     16-bit values are divided by 257 and rounded, which takes 65535 to 255.
-
-    Args:
-        image: (H, W) or (H, W, 1, 3 or 4), uint8 or uint16.
-
-    Raises:
-        DataError: for any other shape or type.
     """
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-        raise DataError(
-            f"expected an image of shape (h, w) or (h, w, 1, 3 or 4), found {image.shape}"
-        )
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise DataError(f"expected an image of type uint8 or uint16, found {image.dtype}")
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return image[:, :, :3]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
 
 
 @contextmanager
@@ -182,25 +155,23 @@ def _decode(data: bytes, header: Header, channels: int, name: str) -> np.ndarray
             done, pages = cv2.imdecodemulti(buffer, flags)
             if done and len({page.shape for page in pages}) == 1:
                 return np.concatenate([np.atleast_3d(page) for page in pages], axis=2)
-            raise DataError(
-                f"{name}: OpenCV can't decode this TIFF, or its pages differ in size; "
-                "store the channels as a .npy array (h, w, channels) instead"
-            )
-        image = cv2.imdecode(buffer, flags)
-        return _decode_with_pillow(data) if image is None else image
-    except DataError:
-        raise
+        else:
+            image = cv2.imdecode(buffer, flags)
+            return _decode_with_pillow(data) if image is None else image
     except Exception as error:  # OpenCV's and Pillow's own errors are of many kinds
         raise CorruptImageError(
             f"{name}: the image is corrupt, its pixels can't be decoded ({error}); replace it"
         ) from error
+    raise DataError(
+        f"{name}: OpenCV can't decode this TIFF, or its pages differ in size; "
+        "store the channels as a .npy array (h, w, channels) instead"
+    )
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     """Decode what OpenCV doesn't know (AVIF and HEIC in some builds) to 8-bit BGR or BGRA."""
     with Image.open(io.BytesIO(data)) as image:
-        kind = "RGBA" if "A" in image.getbands() else "RGB"
-        pixels = np.asarray(image.convert(kind))
+        pixels = np.asarray(image.convert("RGBA" if "A" in image.getbands() else "RGB"))
     return pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
 
 
@@ -210,9 +181,7 @@ def _rotate(image: np.ndarray, orientation: int) -> np.ndarray:
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 def _inspect(file: BinaryIO, name: str) -> Header:
@@ -223,119 +192,98 @@ def _inspect(file: BinaryIO, name: str) -> Header:
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if size == 0:
-        raise DataError(f"{name}: the file is empty (zero bytes); expected an image")
     magic = file.read(12)
     file.seek(0)
+    if not size:
+        raise DataError(f"{name}: the file is empty (zero bytes); expected an image")
     try:
         if magic.startswith(NPY_MAGIC):
-            header, complete = _npy_header(file, size, name)
+            header = _npy_header(file, size)
         elif magic[:4] in TIFF_MAGIC:
-            header, complete = _tiff_header(file, size)
+            header = _tiff_header(file, size)
         else:
-            header, complete = _common_header(file, size, magic)
-    except DataError:
-        raise
+            header = _common_header(file, size, magic)
     except Image.DecompressionBombError:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # Pillow and NumPy raise nearly anything on mangled bytes
-        reason = str(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = "no image format that is known here"
-        elif isinstance(error, KeyError):
-            reason = f"its header lacks the entry {error}"
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no format that is known here" if unknown else f"its header is bad ({error!r})"
         raise DataError(f"{name}: not a readable image: {reason}") from error
-    if header.height < 1 or header.width < 1:
-        raise DataError(f"{name}: an image of {header.height}x{header.width} pixels")
-    if header.height * header.width > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {header.height}x{header.width} pixels, "
-            f"more than {MAX_PIXELS:,}; make it smaller"
-        )
-    if not complete:
+    height, width = header.shape
+    if not (min(height, width) > 0 and height * width <= MAX_PIXELS):
+        text = f"{height}x{width} pixels, expected 1 to {MAX_PIXELS:,}"
+        raise DataError(f"{name}: {text}; make it smaller")
+    if not header.whole:
         raise DataError(f"{name}: the {header.kind} file is truncated (it ends early)")
     return header
 
 
-def _common_header(file: BinaryIO, size: int, magic: bytes) -> tuple[Header, bool]:
+def _common_header(file: BinaryIO, size: int, magic: bytes) -> Header:
     with Image.open(file) as image:
-        width, height = image.size
-        # A corrupt EXIF block doesn't make the pixels unusable.
-        try:
+        kind, orientation, whole = str(image.format), 1, True
+        with suppress(Exception):  # a corrupt EXIF block doesn't make the pixels unusable
             orientation = int(image.getexif().get(TIFF_ORIENTATION, 1))
-        except Exception:
-            orientation = 1
-        kind = str(image.format)
-        tile: Any = image.tile[0] if kind == "BMP" and image.tile else None
+        tile: Any = image.tile[0] if kind == "BMP" and image.tile else ("",)
         if kind in ("JPEG", "MPO"):
-            complete = _jpeg_complete(file, size)
+            whole = _jpeg_whole(file, size)
         elif kind == "PNG":
-            complete = _png_complete(file, size)
+            whole = _png_whole(file, size)
         elif kind == "WEBP":
-            complete = size >= struct.unpack("<I", magic[4:8])[0] + 8
-        elif tile is not None and tile[0] == "raw":
-            complete = size >= tile[2] + tile[3][1] * height
-        else:
-            complete = True
-    return Header(kind, height, width, orientation if 1 <= orientation <= 8 else 1), complete
+            whole = size >= struct.unpack("<I", magic[4:8])[0] + 8
+        elif tile[0] == "raw":
+            whole = size >= tile[2] + tile[3][1] * image.height
+        orientation = orientation if 1 <= orientation <= 8 else 1
+        return Header(kind, image.height, image.width, orientation, whole)
 
 
-def _jpeg_complete(file: BinaryIO, size: int) -> bool:
+def _jpeg_whole(file: BinaryIO, size: int) -> bool:
     """Look for the end marker, which other data may follow (a second picture, a video, zeros)."""
     file.seek(max(size - 2, 0))
     if file.read(2) == b"\xff\xd9":
         return True
     file.seek(0)
-    data = file.read()
-    at = 2
+    data, at = file.read(), 2
     # Walk the segments up to the first scan, since an embedded preview has an end marker of its
     # own. Inside a scan FF is always followed by 00 or a restart marker (ITU T.81, B.1.1.5).
     while at + 4 <= size and data[at] == 0xFF:
         if data[at + 1] == 0xDA:
             return data.find(b"\xff\xd9", at) >= 0
-        if data[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        fill = data[at + 1] == 0xFF
+        at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 
 
-def _png_complete(file: BinaryIO, size: int) -> bool:
+def _png_whole(file: BinaryIO, size: int) -> bool:
     """Walk the chunks (length, type, data, checksum) to IEND; what follows it doesn't matter."""
-    at = 8
-    while at + 12 <= size:
+    at, kind = 8, b""
+    while at + 12 <= size and kind != b"IEND":
         file.seek(at)
         length, kind = struct.unpack(">I4s", file.read(8))
         at += 12 + length
-        if kind == b"IEND":
-            return bool(at <= size)
-    return False
+    return kind == b"IEND" and at <= size
 
 
-def _tiff_header(file: BinaryIO, size: int) -> tuple[Header, bool]:
+def _tiff_header(file: BinaryIO, size: int) -> Header:
     """Read the first directory only: Pillow opens no TIFF of more than four channels."""
     start = file.read(8)
-    if start[2] == 43 or start[3] == 43:  # BigTIFF
+    if 43 in start[2:4]:  # BigTIFF
         start += file.read(8)
     directory = ImageFileDirectory_v2(start)
     file.seek(directory.next)
     directory.load(file)
-    end = 0
+    ends = [0]
     for offsets, counts in TIFF_DATA:
-        pairs = zip(directory.get(offsets, ()), directory.get(counts, ()), strict=False)
-        end = max([end, *(offset + count for offset, count in pairs)])
-    turned = directory.get(TIFF_ORIENTATION, 1) in (5, 6, 7, 8)
+        ends += map(sum, zip(directory.get(offsets, ()), directory.get(counts, ()), strict=False))
     height, width = int(directory[TIFF_HEIGHT]), int(directory[TIFF_WIDTH])
-    return Header("TIFF", height, width, 5 if turned else 1), 0 < end <= size
+    turned = directory.get(TIFF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return Header("TIFF", height, width, 5 if turned else 1, 0 < max(ends) <= size)
 
 
-def _npy_header(file: BinaryIO, size: int, name: str) -> tuple[Header, bool]:
+def _npy_header(file: BinaryIO, size: int) -> Header:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
     if len(shape) not in (2, 3) or dtype.hasobject:
-        raise DataError(
-            f"{name}: expected an array (h, w) or (h, w, channels), found {shape} of {dtype}"
-        )
+        raise ValueError(f"expected an array (h, w) or (h, w, channels), found {shape} of {dtype}")
     needed = file.tell() + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return Header("NPY", shape[0], shape[1]), size >= needed
+    return Header("NPY", shape[0], shape[1], 1, size >= needed)

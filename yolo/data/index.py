@@ -26,14 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from yolo.data.class_folders import CLASSES
-from yolo.data.datasets import DatasetSpec
-from yolo.data.folder import written_whole
-from yolo.data.labels import LabelFormat, LabelledImage
-from yolo.data.objects import item_image
+from yolo.data.class_folders import CLASSES, class_files
+from yolo.data.coco import CocoSource
+from yolo.data.datasets import MAPPING, DatasetSpec
+from yolo.data.folder import label_reader, list_files, written_whole
+from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
+from yolo.data.merge import MergedSource
+from yolo.data.objects import ObjectSource, item_image
 from yolo.data.report import ScanReport as ScanReport
 from yolo.data.sample import Instances
-from yolo.data.splits import PLACES, open_split
+from yolo.data.scan import Source
 from yolo.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,15 @@ VERSION = 1
 SINGLE_CLASS_NAME = "item"
 POLYGONS = ("polygons.points", "polygons.rings", "polygons.objects")
 """(P, 2) points; offsets of the rings into them; offsets of the objects into the rings."""
+
+PLACES = {
+    "yolo": "in its label files, which belong in the folder `labels` that mirrors `images`",
+    "coco": "in its JSON",
+    CLASSES: "in its class folders",
+    "objects": "in its items",
+    "merged": "of the classes that it has",
+}
+"""Kind of a dataset -> where its labels are, for messages."""
 
 
 class LabelIndex:
@@ -69,18 +80,14 @@ class LabelIndex:
         folder: Path | None = None,
         sequences: Sequence[Sequence[Any]] = (),
     ) -> None:
-        self.folder = folder
-        self.sequences = sequences
+        self.folder, self.sequences = folder, sequences
+        self.arrays, self._meta = dict(arrays), dict(meta)
+        self.shapes, self.offsets = self.arrays["shapes"], self.arrays["offsets"]
         self.names: dict[int, str] = dict(enumerate(meta["names"]))
-        ids = meta["category_ids"]
-        self.category_ids: tuple[int, ...] | None = None if ids is None else tuple(ids)
-        shape = meta["kpt_shape"]
-        self.kpt_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
+        ids, shape = meta["category_ids"], meta["kpt_shape"]
+        self.category_ids: tuple[int, ...] | None = ids and tuple(ids)
+        self.kpt_shape: tuple[int, int] | None = shape and (shape[0], shape[1])
         self.kpt_oks_sigmas: tuple[float, ...] | None = meta["kpt_oks_sigmas"]
-        self.arrays = dict(arrays)
-        self.shapes = self.arrays["shapes"]
-        self.offsets = self.arrays["offsets"]
-        self._meta = dict(meta)
 
     @classmethod
     def open(cls, folder: Path | str) -> LabelIndex:
@@ -175,13 +182,14 @@ class LabelIndex:
     def instances(self, i: int) -> Instances:
         """Return fresh copies of the objects of image i, in pixels of the original image."""
         start, end = self.offsets[i : i + 2].tolist()
-        values: dict[str, Any] = {
-            item.name: self.arrays[item.name][start:end].copy()
-            for item in fields(Instances)
-            if item.name in self.arrays
-        }
+        names = [item.name for item in fields(Instances) if item.name in self.arrays]
+        values: dict[str, Any] = {name: self.arrays[name][start:end].copy() for name in names}
         if POLYGONS[0] in self.arrays:
-            values["polygons"] = self._polygons(start, end)
+            points, rings, objects = (self.arrays[name] for name in POLYGONS)
+            values["polygons"] = [
+                [points[rings[r] : rings[r + 1]].copy() for r in range(first, last)]
+                for first, last in pairwise(objects[start : end + 1].tolist())
+            ]
         return Instances(**values)
 
     def objects(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,13 +202,54 @@ class LabelIndex:
         """Return (num_classes,) int64 counts of the objects, ignore regions left out."""
         return np.bincount(self.objects()[1], minlength=self.num_classes)
 
-    def _polygons(self, start: int, end: int) -> list[list[np.ndarray]]:
-        points, rings, objects = (self.arrays[name] for name in POLYGONS)
-        edges = objects[start : end + 1].tolist()
-        return [
-            [points[rings[r] : rings[r + 1]].copy() for r in range(first, last)]
-            for first, last in pairwise(edges)
+
+def open_split(
+    spec: DatasetSpec,
+    split: str,
+    label_format: LabelFormat,
+    fraction: float = 1.0,
+    any_class: bool = False,
+) -> Source:
+    """Return what reads a split's labels and image headers.
+
+    Args:
+        spec: the dataset.
+        split: "train", "val" or "test".
+        label_format: what a label row means, and which kinds of label to keep.
+        fraction: share of the images, spread evenly; of merged datasets, of each.
+        any_class: class ids in labels aren't checked.
+
+    Raises:
+        DataError: if the split isn't named, there are no images, or labels with keypoints have no
+            `kpt_shape`.
+    """
+    spec.require(split)
+    kinds = label_format.kinds
+    if spec.parts:
+        parts = [
+            (open_split(part, split, label_format, fraction), classes)
+            for part, classes in spec.parts
+            if split in part.splits
         ]
+        others = len(spec.names) if spec.ignore_others and CLASSES not in kinds else 0
+        return MergedSource(parts, others)
+    if "keypoints" in kinds:
+        spec.keypoint_shape()
+    rules = LabelRules(None if any_class else len(spec.names), spec.kpt_shape)
+    if spec.kind == "objects":
+        name = split if spec.label == MAPPING else f"{spec.label}/{split}"
+        return ObjectSource(spec.items[split], name, label_format, rules, spec.channels, fraction)
+    paths = spec.sources(split)
+    if spec.kind == "coco":
+        folder, ids = spec.image_folders.get(split), spec.category_ids or ()
+        return CocoSource(paths, folder, spec.names, ids, label_format, rules, fraction)
+    if spec.kind == CLASSES:
+        source = class_files(paths, spec.names, all_needed=split == "train")
+    else:
+        source = list_files(paths, spec.root, label_reader(label_format, rules))
+    if not source.paths:
+        raise DataError(f"{spec.where}: {split}: no images found in {', '.join(map(str, paths))}")
+    return source.part(fraction)
 
 
 def build_index(
@@ -213,7 +262,7 @@ def build_index(
     classes: int | Sequence[int] | None = None,
     fraction: float = 1.0,
     strict: bool = False,
-    workers: int | None = None,
+    workers: int = 8,
 ) -> tuple[LabelIndex, ScanReport]:
     """Read a split's labels and image headers, or take them from the cache.
 
@@ -226,7 +275,7 @@ def build_index(
         classes: keep the objects of these class ids only; ids stay as they are.
         fraction: share of the images, spread evenly over the sorted list.
         strict: stop at the first problem.
-        workers: threads for a first scan, by default one for each usable core, at most 8.
+        workers: threads for a first scan.
 
     Returns:
         The index, and the report of its scan (`report.cached` where there was none).
@@ -236,9 +285,14 @@ def build_index(
             first problem.
         ConfigError: if `classes` or `fraction` is out of range.
     """
-    if callable(label_format):
-        label_format = label_format()
-    chosen = _check_options(spec, classes, fraction)
+    label_format = label_format() if callable(label_format) else label_format
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction: expected a share above 0 and up to 1, found {fraction!r}")
+    chosen = [classes] if isinstance(classes, int) else classes and sorted(map(int, set(classes)))
+    for number in chosen or ():
+        if number not in spec.names:
+            known = f"ids from 0 to {len(spec.names) - 1}"
+            raise ConfigError(f"classes: expected {known}, found {number}")
     source = open_split(spec, split, label_format, fraction, single_cls)
     posed = "keypoints" in label_format.kinds
     meta: dict[str, Any] = {
@@ -252,16 +306,10 @@ def build_index(
     fingerprint = None if cache_dir is None else source.fingerprint()
     if cache_dir is not None and fingerprint is not None:
         # names decide the meaning of ids, so the originals count even when single_cls hides them
-        key: list[Any] = [
-            meta,
-            list(spec.names.items()),
-            spec.category_ids,
-            label_format.name,
-            single_cls,
-        ]
-        key += [sorted(label_format.kinds), spec.kpt_shape]  # the shape says how wide a row is
-        text = json.dumps([key, chosen, fraction, split, fingerprint])
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        key = [meta, spec.names, spec.category_ids, label_format.name, sorted(label_format.kinds)]
+        # the keypoints' shape says how wide a row is
+        key += [spec.kpt_shape, single_cls, chosen, fraction, split, fingerprint]
+        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
         folder = Path(cache_dir).absolute() / f"labels-{split}-{digest}"
         index = _open_cached(folder)
         if index is not None:
@@ -270,16 +318,21 @@ def build_index(
                 raise DataError(f"{report.problems[0]} (strict=True stops at the first problem)")
             return index, report
     report = ScanReport(split, strict=strict)
-    images = _chosen(source.scan(report, workers or _threads()), chosen, single_cls)
+    images = _chosen(source.scan(report, workers), chosen, single_cls)
     if CLASSES in label_format.kinds:  # an image of no class that counts is no background
         images = (image for image in images if len(image.instances))
     index = _collect(images, meta, report)
-    _check_result(index, report, spec, split)
+    where = f"{spec.where}: {split}:"
+    first = f" First problem: {report.problems[0]}" if report.problems else ""
+    if not len(index):
+        raise DataError(f"{where} not one usable image.{first}")
+    if split == "train" and report.objects == report.ignored:
+        raise DataError(f"{where} no object to train on {PLACES[spec.kind]}.{first}")
     return (index if folder is None else index.save(folder)), report
 
 
 def _chosen(
-    images: Iterator[LabelledImage], classes: list[int] | None, single_cls: bool
+    images: Iterator[LabelledImage], classes: Sequence[int] | None, single_cls: bool
 ) -> Iterator[LabelledImage]:
     """Keep the objects of the chosen classes, or all; then make one class of them if asked to."""
     for image in images:
@@ -288,31 +341,6 @@ def _chosen(
         if single_cls:
             image.instances.classes = np.zeros_like(image.instances.classes)
         yield image
-
-
-def _check_options(
-    spec: DatasetSpec, classes: int | Sequence[int] | None, fraction: float
-) -> list[int] | None:
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"fraction: expected a share above 0 and up to 1, found {fraction!r}")
-    if classes is None:
-        return None
-    chosen = sorted({classes} if isinstance(classes, int) else {int(c) for c in classes})
-    for number in chosen:
-        if number not in spec.names:
-            raise ConfigError(
-                f"classes: expected ids from 0 to {len(spec.names) - 1}, found {number}"
-            )
-    return chosen
-
-
-def _check_result(index: LabelIndex, report: ScanReport, spec: DatasetSpec, split: str) -> None:
-    first = f" First problem: {report.problems[0]}" if report.problems else ""
-    if not len(index):
-        raise DataError(f"{spec.where}: {split}: not one usable image.{first}")
-    if split == "train" and report.objects == report.ignored:
-        place = PLACES[spec.kind]
-        raise DataError(f"{spec.where}: {split}: no object to train on {place}.{first}")
 
 
 def _open_cached(folder: Path) -> LabelIndex | None:
@@ -327,11 +355,6 @@ def _open_cached(folder: Path) -> LabelIndex | None:
         os.rename(folder, broken)
         shutil.rmtree(broken, ignore_errors=True)
         return None
-
-
-def _threads() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, usable or 1))
 
 
 def _collect(
@@ -358,9 +381,7 @@ def _collect(
             _add(parts, image.instances)
     _add(parts, Instances.empty())
     arrays = {name: np.concatenate(listed) for name, listed in parts.items()}
-    for name in POLYGONS[1:]:
-        if name in arrays:
-            arrays[name] = _edges(arrays[name])
+    arrays |= {name: _edges(arrays[name]) for name in POLYGONS[1:] if name in arrays}
     arrays["paths"] = np.frombuffer(b"".join(paths), dtype=np.uint8)
     arrays["path_offsets"] = _edges([len(path) for path in paths])
     arrays["shapes"] = np.array(shapes, dtype=np.int32).reshape(-1, 2)

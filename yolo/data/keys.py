@@ -25,8 +25,7 @@ def read_names(entries: Mapping[str, Any], where: str) -> dict[int, str] | None:
         raise bad(where, "nc", "a number of classes from 1 on", count)
     if names is None:
         return None if count is None else {i: f"class_{i}" for i in range(count)}
-    if isinstance(names, list | tuple):
-        names = dict(enumerate(names))
+    names = dict(enumerate(names)) if isinstance(names, list | tuple) else names
     if not isinstance(names, Mapping) or not names:
         raise bad(where, "names", "a list or id: name pairs", names)
     try:
@@ -34,17 +33,12 @@ def read_names(entries: Mapping[str, Any], where: str) -> dict[int, str] | None:
     except (TypeError, ValueError):
         raise bad(where, "names", "whole numbers as ids", names) from None
     if sorted(by_id) != list(range(len(names))):
-        raise DataError(
-            f"{where}: names: expected the ids 0 to {len(names) - 1}, found {min(by_id)} to "
-            f"{max(by_id)} ({len(names)} names)"
-        )
+        raise bad(where, "names", f"the ids 0 to {len(names) - 1}", sorted(by_id))
     for i, name in by_id.items():
         if isinstance(name, bool) or not isinstance(name, str | int | float):
-            raise DataError(f"{where}: names: {i}: expected text, found {name!r}; put it in quotes")
-    if count is not None and count != len(names):
-        raise DataError(
-            f"{where}: nc is {count}, but `names` holds {len(names)}; correct one or leave nc out"
-        )
+            raise bad(where, f"names: {i}", "text (in quotes)", name)
+    if count not in (None, len(names)):
+        raise bad(where, "nc", f"{len(names)} as in `names`, or no such key", count)
     return {i: str(name) for i, name in sorted(by_id.items())}
 
 
@@ -58,40 +52,40 @@ def read_channels(entries: Mapping[str, Any], where: str) -> int:
 
 def read_keypoints(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return kpt_shape and the keys that depend on it, as fields of a `DatasetSpec`."""
-    shape = entries.get("kpt_shape")
-    if shape is None:
-        return {}
-    pair = shape if isinstance(shape, list | tuple) and len(shape) == 2 else (0, 0)
-    if not all(map(is_whole, pair)) or pair[0] < 1 or pair[1] not in (2, 3):
+    found: dict[str, Any] = {}
+    if (shape := entries.get("kpt_shape")) is None:
+        return found
+    if (
+        _length(shape) != 2
+        or not all(map(is_whole, shape))
+        or shape[0] < 1
+        or shape[1] not in (2, 3)
+    ):
         raise bad(where, "kpt_shape", "[number of keypoints, 2 or 3]", shape)
-    count = pair[0]
-    found: dict[str, Any] = {"kpt_shape": tuple(pair)}
-    flip = entries.get("flip_idx")
-    if flip is not None:
-        words = list(map(str, flip)) if isinstance(flip, list | tuple) else []
-        if sorted(words) != sorted(map(str, range(count))):
+    found["kpt_shape"] = tuple(shape)
+    count = shape[0]
+    if (flip := entries.get("flip_idx")) is not None:
+        whole = _length(flip) == count and all(map(is_whole, flip))
+        if not whole or sorted(flip) != list(range(count)):
             raise bad(where, "flip_idx", f"each of 0 to {count - 1} once", flip)
-        found["flip_idx"] = pairs = tuple(map(int, flip))
-        for i, j in enumerate(pairs):
-            if pairs[j] != i:
-                chain = f"{i} -> {j} -> {pairs[j]}"
-                raise DataError(
-                    f"{where}: flip_idx: expected pairs that change places, found {chain}"
-                )
-    sigmas = entries.get("kpt_oks_sigmas")
-    if sigmas is not None:
-        listed = sigmas if isinstance(sigmas, list | tuple) else []
-        if len(listed) != count or not all(is_number(s) and s > 0 for s in listed):
+        if any(flip[j] != i for i, j in enumerate(flip)):
+            raise bad(where, "flip_idx", "pairs that change places", flip)
+        found["flip_idx"] = tuple(flip)
+    if (sigmas := entries.get("kpt_oks_sigmas")) is not None:
+        if _length(sigmas) != count or not all(is_number(s) and s > 0 for s in sigmas):
             raise bad(where, "kpt_oks_sigmas", f"{count} numbers above 0", sigmas)
-        found["kpt_oks_sigmas"] = tuple(map(float, listed))
-    names = entries.get("kpt_names")
-    if names is not None:
+        found["kpt_oks_sigmas"] = tuple(map(float, sigmas))
+    if (names := entries.get("kpt_names")) is not None:
         by_class = names if isinstance(names, Mapping) else {0: names}
         for key, listed in by_class.items():
-            if not isinstance(listed, list | tuple) or len(listed) != count:
+            if _length(listed) != count:
                 raise bad(where, f"kpt_names: {key}", f"{count} names of keypoints", listed)
         found["kpt_names"] = {int(k): tuple(map(str, v)) for k, v in by_class.items()}
     return found
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else -1
 
 
 def read_splits(
@@ -110,10 +104,8 @@ def read_splits(
         if split not in values:
             if split == "test":
                 continue
-            raise DataError(
-                f"{where}: expected the key {split!r} (a folder, a list file or a JSON file), "
-                f"found {', '.join(map(str, entries)) or 'nothing'}"
-            )
+            keys = ", ".join(map(str, entries)) or "nothing"
+            raise DataError(f"{where}: expected the key {split!r} (a folder or file), found {keys}")
         value = values[split]
         if isinstance(value, Mapping) and "objects" in value:
             raise DataError(
@@ -122,13 +114,9 @@ def read_splits(
             )
         listed = value if isinstance(value, list | tuple) else [value]
         if not listed or not all(isinstance(item, str | Path) and str(item) for item in listed):
-            raise DataError(
-                f"{where}: {split}: expected paths, found {value!r:.80}; a sequence of items "
-                "(yolo.data.objects) needs len() and [i]"
-            )
-        splits[split] = tuple(
-            Path(os.path.abspath(root / Path(item).expanduser())) for item in listed
-        )
+            raise bad(where, split, "paths, or items that have len() and [i]", value)
+        paths = (os.path.abspath(root / Path(item).expanduser()) for item in listed)
+        splits[split] = tuple(map(Path, paths))
     return splits
 
 

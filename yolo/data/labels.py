@@ -12,18 +12,17 @@ until `to_pixels`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from yolo.data.geometry import warp_boxes, warp_instances
 from yolo.data.report import Problem as Problem
 from yolo.data.sample import Instances
 
 LOWEST, HIGHEST = -0.01, 1.01
 """A share may miss 0..1 by rounding; within these bounds it is clipped, beyond the row is bad."""
-
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 Fault = tuple[np.ndarray, str] | tuple[np.ndarray, str, str]
 """(n,) bool mask of bad rows, and the reason; `{row}` in it stands for the row's numbers. A third
@@ -153,7 +152,7 @@ def parse_labels(
         The good rows' instances in the order of the file, coordinates in shares of the image; and
         a finding for each other row, in the order of the file.
     """
-    if data.startswith(UTF16_MARKS):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         reason = "expected UTF-8 text, found UTF-16; save the file as UTF-8"
         return Instances.empty(), [Problem(file, 1, reason)]
     lines, rows, problems = _numbers(data.removeprefix(b"\xef\xbb\xbf"), file)
@@ -179,24 +178,17 @@ def parse_labels(
 
 
 def to_pixels(instances: Instances, shape: tuple[int, int]) -> Instances:
-    """Scale instances from shares of the image to pixels, in place where arrays allow it.
+    """Scale instances from shares of the image to pixels.
 
     Args:
         instances: coordinates in 0..1.
         shape: (h, w) of the image.
     """
-    if not len(instances):
-        return instances
-    size = np.array(shape[::-1], dtype=np.float64)
-    instances.boxes = instances.boxes * np.tile(size, 2)
-    instances.area = instances.area * size.prod()
-    if instances.polygons is not None:
-        instances.polygons = [[ring * size for ring in rings] for rings in instances.polygons]
-    if instances.keypoints is not None:
-        instances.keypoints = instances.keypoints * np.array([*size, 1.0])
-    if instances.corners is not None:
-        instances.corners = instances.corners * size
-    return instances
+    height, width = shape
+    matrix = np.diag([float(width), float(height), 1.0])
+    # Labels may have boxes that aren't the bounds of their outlines, and keep them.
+    boxes, area = warp_boxes(instances.boxes, matrix), instances.area * float(width * height)
+    return replace(warp_instances(instances, matrix), boxes=boxes, area=area)
 
 
 def corner_boxes(cxcywh: np.ndarray) -> np.ndarray:
@@ -223,10 +215,8 @@ def box_faults(cxcywh: np.ndarray) -> Iterator[Fault]:
 def outside(shares: np.ndarray) -> Fault:
     """Find the (n, k) rows with a number too far outside 0..1."""
     mask = np.any((shares < LOWEST) | (shares > HIGHEST), axis=1)
-    return mask, (
-        f"expected coordinates from 0 to 1 ({LOWEST} to {HIGHEST} is tolerated), found {{row}}; "
-        "divide pixels by the image's width and height"
-    )
+    text = f"expected coordinates from 0 to 1 ({LOWEST} to {HIGHEST} is tolerated), found {{row}}"
+    return mask, f"{text}; divide pixels by the image's width and height"
 
 
 def _pose_columns(rules: LabelRules) -> int:
@@ -240,14 +230,12 @@ def _numbers(data: bytes, file: str) -> tuple[list[int], list[list[float]], list
     rows: list[list[float]] = []
     problems: list[Problem] = []
     for line, text in enumerate(data.splitlines(), 1):
-        words = text.split()
-        if not words:
-            continue
-        try:
-            rows.append([_number(word) for word in words])
-            lines.append(line)
-        except ValueError:
-            problems.append(Problem(file, line, _not_numbers(text)))
+        if words := text.split():
+            try:
+                rows.append([_number(word) for word in words])
+                lines.append(line)
+            except ValueError:
+                problems.append(Problem(file, line, _not_numbers(text)))
     return lines, rows, problems
 
 
@@ -258,17 +246,16 @@ def _number(word: bytes) -> float:
 
 
 def _not_numbers(text: bytes) -> str:
+    column = 0
     try:
-        words = text.decode("utf-8").split()
+        for column, word in enumerate(text.decode("utf-8").split(), 1):  # noqa: B007
+            _number(word.encode())
     except UnicodeDecodeError as error:
         byte = text[error.start]
         return f"expected UTF-8 text, found byte 0x{byte:02x} at column {error.start + 1}"
-    for column, word in enumerate(words, 1):
-        try:
-            _number(word.encode())
-        except ValueError:
-            hint = "; separate columns by spaces" if "," in word or ";" in word else ""
-            return f"expected numbers, found {word[:40]!r} in column {column}{hint}"
+    except ValueError:
+        hint = "; separate columns by spaces" if {*word} & {*",;"} else ""
+        return f"expected numbers, found {word[:40]!r} in column {column}{hint}"
     return "expected numbers separated by spaces"
 
 
@@ -283,18 +270,17 @@ def _check(
     good = np.ones(len(table), dtype=bool)
     found: list[tuple[int, str, str]] = []
     for mask, reason, *kinds in _faults(table, label_format, rules):
-        if mask.any():
-            kind = kinds[0] if kinds else "row"
-            for i in np.flatnonzero(mask & good):
-                # replace, not format: reasons may hold braces of their own
-                found.append((int(i), reason.replace("{row}", _show(table[i])), kind))
-            if kind != "odd":
-                good &= ~mask
+        kind = kinds[0] if kinds else "row"
+        for i in np.flatnonzero(mask & good).tolist():
+            # replace, not format: reasons may hold braces of their own
+            found.append((i, reason.replace("{row}", _show(table[i])), kind))
+        if kind != "odd":
+            good &= ~mask
     seen: dict[bytes, int] = {}
-    for i in np.flatnonzero(good):
-        if seen.setdefault(table[i].tobytes(), int(i)) != i:
+    for i in np.flatnonzero(good).tolist():
+        if seen.setdefault(table[i].tobytes(), i) != i:
             good[i] = False
-            found.append((int(i), "the same row stands further up", "duplicate"))
+            found.append((i, "the same row stands further up", "duplicate"))
     return good, found
 
 

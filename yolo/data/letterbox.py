@@ -51,14 +51,9 @@ class Placement:
 
     def after(self, shape: tuple[int, int]) -> Placement:
         """Return the placement of an image that had `shape` (h, w) before an earlier resize."""
-        height, width = shape
-        return Placement(
-            self.gain_y * self.original[0] / height,
-            self.gain_x * self.original[1] / width,
-            self.pad_left,
-            self.pad_top,
-            (height, width),
-        )
+        gain_y = self.gain_y * self.original[0] / shape[0]
+        gain_x = self.gain_x * self.original[1] / shape[1]
+        return Placement(gain_y, gain_x, self.pad_left, self.pad_top, shape)
 
     def to_original(self, boxes_xyxy: Array, clip: bool = True) -> Array:
         """Map boxes from the canvas back to the image.
@@ -81,8 +76,7 @@ class Placement:
         if hasattr(values, "clone"):
             moved = values.clone() if values.is_floating_point() else values.float()
         else:
-            moved = np.array(values)
-            moved = moved if moved.dtype.kind == "f" else moved.astype(np.float64)
+            moved = np.array(values, dtype=None if np.asarray(values).dtype.kind == "f" else float)
         axes = ((self.pad_left, self.gain_x), (self.pad_top, self.gain_y))
         for start in starts:
             for axis, (pad, gain) in enumerate(axes):
@@ -118,18 +112,11 @@ def place(
         The placement, and the (h, w) that the image is resized to.
     """
     height, width = shape
-    gain = min(size[0] / height, size[1] / width)
-    if not scaleup:
-        gain = min(gain, 1.0)
+    gain = min(size[0] / height, size[1] / width, *(() if scaleup else (1.0,)))
     # A 1 x 3000 image still has one row at 640 columns.
-    inner = (max(round(height * gain), 1), max(round(width * gain), 1))
-    if stretch:
-        inner = size
-    pad_top, pad_left = 0, 0
-    if center:
-        # Half pixels go right and below.
-        pad_top = round((size[0] - inner[0]) / 2 - 0.1)
-        pad_left = round((size[1] - inner[1]) / 2 - 0.1)
+    inner = size if stretch else (max(round(height * gain), 1), max(round(width * gain), 1))
+    # Half pixels go right and below.
+    pad_top, pad_left = (round((size[i] - inner[i]) / 2 - 0.1) if center else 0 for i in (0, 1))
     placement = Placement(inner[0] / height, inner[1] / width, pad_left, pad_top, (height, width))
     return placement, inner
 

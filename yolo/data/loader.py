@@ -19,7 +19,7 @@ from yolo.data.batch import Batch, Extras, normalize
 from yolo.data.cache import ImageStore, fitted_shapes
 from yolo.data.geometry import warp_instances
 from yolo.data.index import LabelIndex
-from yolo.data.letterbox import Placement, fill_value, place, resize
+from yolo.data.letterbox import Placement, letterbox
 from yolo.data.order import BalancedOrder, EpochOrder
 from yolo.data.pixels import finish_colour
 from yolo.data.recipe import Augment, RecipeBook
@@ -42,11 +42,12 @@ class TrainMaker(Maker):
 
     def make(self, job: Job) -> Batch:
         """Make the samples at places of an epoch's order."""
-        recipes = [self.book.draw(job.epoch, place, job.size, job.mixing) for place in job.places]
         images = self._stack(job)
-        gains = self.book.augment
+        options: dict[str, Any] = {"flip_idx": self.book.augment.flip_idx}
+        options["custom"] = self.book.augment.custom
+        recipes = (self.book.draw(job.epoch, place, job.size, job.mixing) for place in job.places)
         samples = [
-            apply(recipe, self.store, flip_idx=gains.flip_idx, custom=gains.custom, rgb=image)
+            apply(recipe, self.store, **options, rgb=image)
             for image, recipe in zip(images, recipes, strict=True)
         ]
         return self._batch(images, samples, job.size, [])
@@ -73,24 +74,15 @@ class ValMaker(Maker):
 
     def _put(self, image: np.ndarray, canvas: np.ndarray) -> Placement:
         """Put an image (H, W, C) BGR on a canvas (h, w, C) RGB, letterboxed."""
-        size = (canvas.shape[0], canvas.shape[1])
-        placement, inner = place((image.shape[0], image.shape[1]), size, scaleup=False)
-        top, left = placement.pad_top, placement.pad_left
-        canvas.fill(fill_value(canvas.dtype))
-        view = canvas[top : top + inner[0], left : left + inner[1]]
-        finish_colour(resize(image, inner), rgb=view)
+        boxed, placement = letterbox(image, (canvas.shape[0], canvas.shape[1]), scaleup=False)
+        finish_colour(boxed, rgb=canvas)
         return placement
 
     def _sample(self, index: int, canvas: np.ndarray, placement: Placement) -> Sample:
         """Return the sample of a finished image."""
-        return Sample(
-            canvas,
-            warp_instances(self.store.instances(index), placement.matrix),
-            path=self.store.path(index),
-            index=index,
-            original_shape=placement.original,
-            matrix=placement.matrix,
-        )
+        labels = warp_instances(self.store.instances(index), placement.matrix)
+        path, shape = self.store.path(index), placement.original
+        return Sample(canvas, labels, None, path, index, shape, placement.matrix)
 
 
 class TrainLoader:
@@ -140,12 +132,9 @@ class TrainLoader:
         if count == 0:
             raise DataError("expected images to train on, found none; check the dataset's `train`")
         if rect and sampler:
-            raise ConfigError(
-                f"expected rect=True or sampler={sampler!r}, found both; images of like shape and "
-                "of all classes can't make one batch: leave one out"
-            )
-        self.index, self.store = index, store
-        self.batch, self.size = batch, size
+            text = f"expected rect=True or sampler={sampler!r}, found both; images of like shape"
+            raise ConfigError(f"{text} and of all classes can't make one batch: leave one out")
+        self.index, self.store, self.batch, self.size = index, store, batch, size
         self.rank, self.world = rank, world
         self.shapes: np.ndarray | None = None
         self.order = EpochOrder(count, seed)
@@ -187,11 +176,8 @@ class TrainLoader:
         if self.shapes is not None:
             rows, columns = self.shapes[self.order.places(epoch)[start:stop]].max(0).tolist()
             size = (rows, columns)
-        count = stop - start
-        share = range(
-            start + count * self.rank // self.world, start + count * (self.rank + 1) // self.world
-        )
-        return Job(epoch, share, size, mixing)
+        first, last = (start + (stop - start) * k // self.world for k in (self.rank, self.rank + 1))
+        return Job(epoch, range(first, last), size, mixing)
 
     def close(self) -> None:
         """End the workers; a later epoch starts new ones."""
@@ -253,8 +239,7 @@ class ValLoader:
             for start in range(0, len(members), batch)
         ]
         self.jobs = jobs[rank::world]
-        workers = min(workers, len(self.jobs))
-        self._line = Line(self.maker(store, extras), workers, pin_memory)
+        self._line = Line(self.maker(store, extras), min(workers, len(self.jobs)), pin_memory)
 
     def _groups(self, size: Size, stride: int | None) -> dict[Size, list[int]]:
         """Return the images of each canvas, in order; without a stride all have `size`."""

@@ -8,6 +8,12 @@ several parts are a union; `coco_polygon` makes rings of them that mean the same
 Pixel (i, j) has its middle at (j + 0.5, i + 0.5) and belongs to what holds its middle. Run lengths
 go down the columns, one column after the other, and begin with those outside.
 
+A label file may be a mask, too, `labels/x.png` in the place of `labels/x.txt`:
+a PNG of the image's size with one channel of 8 or 16 bits, or a palette, whose colours don't count.
+0 is the background; the pixels of any other value are one object, of class value // 1000: those of
+the class 2 are 2000 to 2999, and 8 bits do for objects of the class 0 alone. Parts and holes are
+kept to the pixel. (Instance files of Cityscapes are encoded so.)
+
 Source: the run-length format and the rule by which it draws outlines are those of the COCO API,
 https://github.com/cocodataset/cocoapi (common/maskApi).
 """
@@ -16,15 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from yolo.data.geometry import polygon_bounds, smallest_rectangle
 from yolo.data.images import cv2
 from yolo.data.keys import is_number
-from yolo.data.sample import Polygon
+from yolo.data.labels import LabelledImage, LabelRules
+from yolo.data.report import Problem
+from yolo.data.sample import Instances, Polygon
 
 _PIERS = 512  # points of a ring that bridges may start from
+
+STEP = 1000
+"""Values of a class."""
 
 Size = tuple[int, int]
 RLE = dict[str, Any]
@@ -171,13 +185,13 @@ def run_lengths(rle: RLE) -> np.ndarray:
     text = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
     groups = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((groups & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    groups = groups[: ends[-1] + 1] if len(ends) else groups[:0]
-    place = np.arange(len(groups)) - np.repeat(starts[: len(ends)], ends - starts[: len(ends)] + 1)
-    parts = (groups & 31) << np.minimum(5 * place, 60)
-    values = np.add.reduceat(parts, starts) if len(ends) else np.zeros(0, np.int64)
-    negative = (groups[ends] & 16) != 0
-    values -= np.where(negative, 1 << np.minimum(5 * (ends - starts + 1), 62), 0)
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    groups, starts = groups[: ends[-1] + 1], np.concatenate([[0], ends[:-1] + 1])
+    sizes = ends - starts + 1
+    place = np.arange(len(groups)) - np.repeat(starts, sizes)
+    values = np.add.reduceat((groups & 31) << np.minimum(5 * place, 60), starts)
+    values -= np.where((groups[ends] & 16) != 0, 1 << np.minimum(5 * sizes, 62), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
@@ -190,13 +204,10 @@ def decode_rle(rle: RLE) -> np.ndarray:
         ValueError: if they don't add up to the image.
     """
     height, width = rle["size"]
-    counts = run_lengths(rle)
-    odd = (counts < 0) | (counts > height * width)
-    if odd.any() or counts.sum() != height * width:
-        raise ValueError(
-            f"expected run lengths that add up to {height} x {width} = {height * width} pixels, "
-            f"found {counts.sum()}"
-        )
+    counts, pixels = run_lengths(rle), height * width
+    if ((counts < 0) | (counts > pixels)).any() or counts.sum() != pixels:
+        text = f"expected run lengths that add up to {height} x {width} = {pixels} pixels"
+        raise ValueError(f"{text}, found {counts.sum()}")
     values = (np.arange(len(counts)) & 1).astype(np.uint8)
     return np.repeat(values, counts).reshape(width, height).T
 
@@ -222,10 +233,8 @@ def coco_polygon(segmentation: Any, size: Size) -> Polygon:
         return traced
     listed = isinstance(segmentation, list) and segmentation
     if not listed or not all(map(_is_ring, segmentation)):
-        raise ValueError(
-            "expected segmentation as polygons of at least 3 points each, or as run lengths, found "
-            f"{segmentation!r:.80}"
-        )
+        text = "expected segmentation as polygons of at least 3 points each, or as run lengths"
+        raise ValueError(f"{text}, found {segmentation!r:.80}")
     rings = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in segmentation]
     if len(rings) == 1 or not _may_touch(rings):
         return rings
@@ -233,9 +242,8 @@ def coco_polygon(segmentation: Any, size: Size) -> Polygon:
 
     parts = mask.frPyObjects([ring.ravel().tolist() for ring in rings], *size)
     union = mask.merge(parts)
-    if int(mask.area(parts).sum()) == int(mask.area(union)):
-        return rings
-    return mask_rings(decode_rle(union))
+    apart = int(mask.area(parts).sum()) == int(mask.area(union))
+    return rings if apart else mask_rings(decode_rle(union))
 
 
 def _check_rle(rle: RLE, image: Size) -> None:
@@ -258,3 +266,56 @@ def _may_touch(rings: Polygon) -> bool:
     high = np.array([ring.max(0) for ring in rings])
     both = ((low[:, None] < high[None]) & (low[None] < high[:, None])).all(2)
     return bool(both.sum() > len(rings))
+
+
+def read_mask_labels(
+    file: str, image: LabelledImage, kinds: frozenset[str], rules: LabelRules
+) -> list[Problem]:
+    """Fill in the objects of an image from its mask file.
+
+    Args:
+        file: the PNG.
+        image: its instances are set.
+        kinds: of labels that are wanted.
+        rules: classes of the dataset.
+    """
+    try:
+        with Image.open(Path(file)) as picture:
+            pixels = np.asarray(picture)
+    except Exception as error:  # Pillow raises nearly anything on mangled bytes
+        return [Problem(file, 0, f"the mask can't be read: {error}")]
+    reason = ""
+    if pixels.shape != image.shape or pixels.dtype.kind not in "iu":
+        reason = (
+            f"expected a mask of whole numbers, {image.shape[0]}x{image.shape[1]} pixels (h x w) "
+            f"like the image, found {pixels.dtype} of shape {pixels.shape}"
+        )
+    elif "keypoints" in kinds:
+        reason = "expected a text file with keypoints, found a mask, which has none"
+    if reason:
+        return [Problem(file, 0, reason)]
+    values = np.unique(pixels).astype(np.int64)
+    values = values[values != 0]
+    known = rules.known(values // STEP)
+    polygons = [mask_rings(pixels == value) for value in values[known]]
+    image.instances = Instances.from_boxes(
+        values[known] // STEP,
+        polygon_bounds(polygons, np.zeros((len(polygons), 4))),
+        area=filled_areas(polygons, image.shape),
+        polygons=polygons if "polygons" in kinds else None,
+        corners=surrounded(polygons) if "corners" in kinds else None,
+    )
+    text = f"expected values below {rules.num_classes} * {STEP} (class * {STEP} + number)"
+    return [Problem(file, 0, f"{text}, found {value}") for value in values[~known]]
+
+
+def surrounded(polygons: list[Polygon]) -> np.ndarray:
+    """Return the corners (N, 4, 2) of the smallest rotated rectangles around outlines."""
+    found = [smallest_rectangle(np.concatenate(rings)) for rings in polygons]
+    return np.array(found).reshape(-1, 4, 2)
+
+
+def filled_areas(polygons: list[Polygon], shape: tuple[int, int]) -> np.ndarray:
+    """Return how many pixels (N,) of an image (h, w) outlines fill."""
+    windows = [window for _, _, window in fill_polygons(polygons, shape)]
+    return np.array([float(window.sum()) for window in windows])

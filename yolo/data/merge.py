@@ -92,49 +92,36 @@ def merge(
     if others not in ("drop", "ignore"):
         raise bad(where, "others", "'drop' or 'ignore'", others)
     names, maps = choose_classes([part.names for part in parts], classes, where)
-    common = {
-        key: _agreed([(getattr(part, key), part.where) for part in parts], key, where)
-        for key in AGREED
-    }
+    pairs = tuple(zip(parts, maps, strict=True))
+    common = {key: _agreed(parts, key, where) for key in AGREED}
     keypoints: dict[int, tuple[str, ...]] = {}
-    for part, chosen in zip(parts, maps, strict=True):
+    for part, chosen in pairs:
         for old, listed in (part.kpt_names or {}).items():
             keypoints.setdefault(chosen[old], listed)
     keypoints.pop(-1, None)
     common["kpt_names"] = keypoints or None
-    if None in [part.kpt_shape for part in parts]:
+    if any(part.kpt_shape is None for part in parts):
         common |= dict.fromkeys(("kpt_shape", "flip_idx", "kpt_oks_sigmas", "kpt_names"))
     for name in names.values() if classes is None else ():
         homes = [part.where for part in parts if name in part.names.values()]
         if len(homes) < len(parts):
-            logger.warning(
-                "%s: %r is a class of %s alone; in the other images it counts as background",
-                where, name, " and ".join(homes),
-            )  # fmt: skip
+            text = "%s: %r is a class of %s alone; in the other images it counts as background"
+            logger.warning(text, where, name, " and ".join(homes))
+    common |= {"image_folders": {}, "category_ids": None, "items": {}, "kind": "merged"}
+    common |= {"parts": pairs, "ignore_others": others == "ignore", "names": names, "file": file}
     return replace(
-        parts[0],
-        splits={split: () for part in parts for split in part.splits},
-        names=names,
-        file=file,
-        kind="merged",
-        image_folders={},
-        category_ids=None,
-        items={},
-        parts=tuple(zip(parts, maps, strict=True)),
-        ignore_others=others == "ignore",
-        **common,
+        parts[0], splits=dict.fromkeys((s for part in parts for s in part.splits), ()), **common
     )
 
 
-def _agreed(values: Sequence[tuple[Any, str]], key: str, where: str) -> Any:
+def _agreed(parts: Sequence[DatasetSpec], key: str, where: str) -> Any:
     """Return the one value that all datasets have that have any."""
-    given = [pair for pair in values if pair[0] is not None]
+    given = [(getattr(part, key), part.where) for part in parts]
+    given = [pair for pair in given if pair[0] is not None]
     for value, home in given:
         if value != given[0][0]:
-            raise DataError(
-                f"{where}: merge: expected one {key} in all datasets, found {given[0][0]!r} in "
-                f"{given[0][1]} and {value!r} in {home}"
-            )
+            text = f"{given[0][0]!r} in {given[0][1]} and {value!r} in {home}"
+            raise DataError(f"{where}: merge: expected one {key} in all datasets, found {text}")
     return given[0][0] if given else None
 
 
@@ -152,10 +139,8 @@ def choose_classes(
         The new names by id, and for each dataset the new id of each of its classes, -1 for none.
     """
     every = dict.fromkeys(name for names in known for name in names.values())
-    if wanted is None:
-        wanted = list(every)
-    if isinstance(wanted, list | tuple):
-        wanted = {name: name for name in wanted}
+    wanted = list(every) if wanted is None else wanted
+    wanted = dict(zip(wanted, wanted, strict=True)) if isinstance(wanted, list | tuple) else wanted
     if not isinstance(wanted, Mapping) or not wanted:
         raise bad(where, "classes", "names, or new name: [old names]", wanted)
     place: dict[str, int] = {}
@@ -163,10 +148,8 @@ def choose_classes(
         olds = new if olds is None else olds
         for old in map(str, olds if isinstance(olds, list | tuple) else [olds]):
             if old not in every:
-                raise DataError(
-                    f"{where}: classes: {new}: there is no class {old!r}. {nearest(old, every)} "
-                    f"Known: {', '.join(every)}"
-                )
+                text = f"there is no class {old!r}. {nearest(old, every)} Known: {', '.join(every)}"
+                raise DataError(f"{where}: classes: {new}: {text}")
             if old in place:
                 raise DataError(f"{where}: classes: {new}: {old!r} stands further up already")
             place[old] = number

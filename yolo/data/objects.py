@@ -30,8 +30,7 @@ from yolo.data.class_folders import CLASSES, whole_image
 from yolo.data.geometry import polygon_bounds, ring_area
 from yolo.data.keys import as_mapping
 from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
-from yolo.data.mask_files import filled_areas, surrounded
-from yolo.data.masks import mask_rings
+from yolo.data.masks import filled_areas, mask_rings, surrounded
 from yolo.data.report import ScanReport
 from yolo.data.sample import Instances, Polygon
 from yolo.data.scan import evenly_spaced
@@ -92,53 +91,45 @@ class _Item:
     """One item, checked field by field."""
 
     def __init__(self, item: Any, name: str) -> None:
-        self.name = name
-        item = as_mapping(item)
+        self.name, item = name, as_mapping(item)
         if not isinstance(item, Mapping):
-            raise DataError(
-                f"{name}: expected a dict or a dataclass with image, classes, boxes, ..., found "
-                f"{type(item).__name__}"
-            )
+            text = f"{name}: expected a dict or a dataclass with image, classes, boxes, ..."
+            raise DataError(f"{text}, found {type(item).__name__}")
         for key in item:
             if key not in FIELDS:
-                raise DataError(
-                    f"{name}: expected the fields {', '.join(FIELDS)}, found {key!r}. "
-                    f"{nearest(key, FIELDS)}".rstrip()
-                )
+                text = f"{name}: expected the fields {', '.join(FIELDS)}, found {key!r}."
+                raise DataError(f"{text} {nearest(key, FIELDS)}".rstrip())
         self.values = {key: value for key, value in item.items() if value is not None}
+
+    def fault(self, field: str, text: str, found: Any) -> DataError:
+        """Return an error about a field."""
+        return DataError(f"{self.name}: {field}: expected {text}, found {found}")
 
     def image(self, channels: int) -> np.ndarray:
         """Return the pixels (H, W, channels); a view where the item's array fits already."""
         image = self.values.get("image")
+        if not isinstance(image, np.ndarray) and not hasattr(image, "getbands"):
+            found = "nothing" if image is None else type(image).__name__
+            raise self.fault("image", "an array (h, w, channels) uint8 BGR or a PIL picture", found)
         try:
-            if hasattr(image, "getbands"):
-                return from_pil(image, channels)
             if not isinstance(image, np.ndarray):
-                raise DataError(
-                    "expected an array (h, w, channels) uint8 BGR or a PIL picture, found "
-                    f"{'nothing' if image is None else type(image).__name__}"
-                )
+                return from_pil(image, channels)
             return fit_channels(check_image(image, copy=False), channels)[:]
         except DataError as error:
-            raise self.fault("image", str(error)) from None
-
-    def fault(self, field: str, reason: str) -> DataError:
-        """Return an error about a field."""
-        return DataError(f"{self.name}: {field}: {reason}")
+            raise DataError(f"{self.name}: image: {error}") from None
 
     def numbers(self, field: str, given: Any, shape: tuple[int | str, ...]) -> np.ndarray:
         """Return what a field holds as finite float64; letters in `shape` stand for any extent."""
+        text = f"({', '.join(map(str, shape))})"
         try:
             found = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise self.fault(field, f"expected numbers of shape {_text(shape)}: {error}") from None
-        fits = found.ndim == len(shape) and all(
-            isinstance(n, str) or n == m for n, m in zip(shape, found.shape, strict=True)
-        )
-        if not fits:
-            raise self.fault(field, f"expected shape {_text(shape)}, found {_text(found.shape)}")
+            raise self.fault(field, f"numbers of shape {text}", error) from None
+        pairs = zip(shape, found.shape, strict=False)
+        if found.ndim != len(shape) or any(n != m for n, m in pairs if not isinstance(n, str)):
+            raise self.fault(field, f"shape {text}", found.shape)
         if not np.isfinite(found).all():
-            raise self.fault(field, "expected finite numbers, found nan or infinity")
+            raise self.fault(field, "finite numbers", "nan or infinity")
         return found
 
     def instances(
@@ -147,25 +138,29 @@ class _Item:
         """Return the objects with the kinds of label that are wanted."""
         kinds = label_format.kinds
         if CLASSES in kinds:
-            return whole_image(self.image_class(rules), shape)
+            given = self.needed("image_class", "a class id")
+            if np.ndim(given):
+                raise self.fault("image_class", "one class id", f"{given!r:.60}")
+            return whole_image(int(self.class_ids("image_class", [given], rules)[0]), shape)
         classes = self.class_ids("classes", self.values.get("classes", ()), rules)
-        count = len(classes)
-        if not count:
-            self.refuse_objects()
+        if not len(classes):
+            for field in ("boxes", "masks", "keypoints", "corners"):
+                if count := _count(self.values.get(field, ())):
+                    raise self.fault("classes", f"{count}, one for each of {field}", "none")
             return Instances.empty()
         found: dict[str, Any] = {}
         if "masks" in self.values:
-            found["polygons"] = self.polygons(count, shape)
+            found["polygons"] = self.polygons(len(classes), shape)
         if "corners" in self.values:
-            found["corners"] = self.corners(count)
+            found["corners"] = self.corners(len(classes))
         elif "polygons" in found and "corners" in kinds:
             found["corners"] = surrounded(found["polygons"])
         if "keypoints" in self.values and "keypoints" in kinds:
-            found["keypoints"] = self.keypoints(count, rules)
+            found["keypoints"] = self.keypoints(len(classes), rules)
         for kind, field in NEEDED.items():
             if kind in kinds and kind not in found:
-                raise self.needed(field, f"{field} of its {count} object(s)")
-        boxes = self.boxes(count, shape, found)
+                self.needed(field, f"{field} of its {len(classes)} object(s)")
+        boxes = self.boxes(len(classes), shape, found)
         kept = {kind: found[kind] for kind in kinds & found.keys()}
         instances = Instances.from_boxes(classes, boxes, **kept)
         # As of labels in files, whose format may know better than the box.
@@ -174,48 +169,29 @@ class _Item:
             instances.area = filled_areas(found["polygons"], shape)
         return instances
 
-    def needed(self, field: str, what: str) -> DataError:
-        """Return the error about a field that the task learns and that isn't there."""
-        found = ", ".join(self.values)
-        return self.fault(field, f"expected {what}, which the task needs, found {found}")
-
-    def one_each(self, field: str, count: int, others: str, found: int | str = "none") -> DataError:
-        """Return the error about a field of another length than `others`."""
-        return self.fault(field, f"expected {count}, one for each of {others}, found {found}")
-
-    def refuse_objects(self) -> None:
-        """Make sure that an item without classes has no objects."""
-        for field in ("boxes", "masks", "keypoints", "corners"):
-            if count := _count(self.values.get(field, ())):
-                raise self.one_each("classes", count, field)
-
-    def image_class(self, rules: LabelRules) -> int:
-        """Return the class id of the whole image."""
-        if "image_class" not in self.values:
-            raise self.needed("image_class", "a class id")
-        value = self.values["image_class"]
-        if np.ndim(value):
-            raise self.fault("image_class", f"expected one class id, found {value!r:.60}")
-        return int(self.class_ids("image_class", [value], rules)[0])
+    def needed(self, field: str, what: str) -> Any:
+        """Return a field that the task learns from."""
+        if field not in self.values:
+            raise self.fault(field, f"{what}, which the task needs", ", ".join(self.values))
+        return self.values[field]
 
     def class_ids(self, field: str, given: Any, rules: LabelRules) -> np.ndarray:
         """Return class ids (N,) int64."""
         ids = self.numbers(field, given, ("N",))
         if (ids != np.floor(ids)).any():
-            raise self.fault(field, f"expected whole numbers, found {ids.tolist()!r:.80}")
-        if rules.num_classes is not None and not rules.known(ids).all():
-            text = f"expected ids from 0 to {rules.num_classes - 1}, as `names` has them"
-            raise self.fault(field, f"{text}, found {ids.astype(int).tolist()!r:.80}")
+            raise self.fault(field, "whole numbers", f"{ids.tolist()!r:.80}")
+        if not rules.known(ids).all() and rules.num_classes is not None:
+            text = f"ids from 0 to {rules.num_classes - 1}, as `names` has them"
+            raise self.fault(field, text, f"{ids.astype(int).tolist()!r:.80}")
         return ids.astype(np.int64)
 
     def boxes(self, count: int, shape: tuple[int, int], found: Mapping[str, Any]) -> np.ndarray:
         """Return boxes_xyxy (N, 4) as given, or around masks or corners."""
         if "boxes" not in self.values:
-            if "polygons" in found:
-                return polygon_bounds(found["polygons"], np.zeros((count, 4)))
-            if "corners" in found:
-                return np.concatenate([found["corners"].min(1), found["corners"].max(1)], axis=1)
-            raise self.one_each("boxes", count, "classes")
+            outlines = found.get("polygons") or [[ring] for ring in found.get("corners", ())]
+            if not outlines:
+                raise self.fault("boxes", f"{count}, one for each of classes", "none")
+            return polygon_bounds(outlines, np.zeros((count, 4)))
         boxes = self.numbers("boxes", self.values["boxes"], (count, 4))
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
         outside = (boxes[:, :2] >= shape[::-1]).any(1) | (boxes[:, 2:] <= 0).any(1)
@@ -223,29 +199,28 @@ class _Item:
         inside = f"a box in the image of {shape[0]}x{shape[1]} pixels (h x w)"
         self.refuse("boxes", boxes, outside, inside)
         if boxes.max() <= 1.0:
-            raise self.fault("boxes", "expected pixels, found shares; multiply by width and height")
+            raise self.fault("boxes", "pixels", "shares; multiply by width and height")
         return boxes
 
     def refuse(self, field: str, values: np.ndarray, bad: Any, expected: str) -> None:
         """Raise an error about the first bad one of N values."""
         if bad.any():
             row = int(bad.argmax())
-            found = values[row].tolist()
-            raise self.fault(f"{field}[{row}]", f"expected {expected}, found {found}")
+            raise self.fault(f"{field}[{row}]", expected, values[row].tolist())
 
     def keypoints(self, count: int, rules: LabelRules) -> np.ndarray:
         """Return (N, K, 3) with visibility."""
         assert rules.kpt_shape is not None
-        points = self.numbers(
-            "keypoints", self.values["keypoints"], (count, rules.kpt_shape[0], "2 or 3")
-        )
+        shape = (count, rules.kpt_shape[0], "2 or 3")
+        points = self.numbers("keypoints", self.values["keypoints"], shape)
         if points.shape[2] not in (2, 3):
-            reason = f"expected x, y and perhaps visibility, found {points.shape[2]} numbers"
-            raise self.fault("keypoints", reason)
+            raise self.fault(
+                "keypoints", "x, y and perhaps visibility", f"{points.shape[2]} numbers"
+            )
         if points.shape[2] == 2:
             points = np.concatenate([points, np.full((*points.shape[:2], 1), 2.0)], axis=2)
         if not np.isin(points[..., 2], (0, 1, 2)).all():
-            raise self.fault("keypoints", "expected visibility 0, 1 or 2, found other numbers")
+            raise self.fault("keypoints", "visibility 0, 1 or 2", "other numbers")
         points[(points[..., :2] < 0).any(2), 2] = 0.0
         return points
 
@@ -260,7 +235,7 @@ class _Item:
         """Return N lists of rings."""
         masks = self.values["masks"]
         if _count(masks) != count:
-            raise self.one_each("masks", count, "classes", _count(masks))
+            raise self.fault("masks", f"{count}, one for each of classes", _count(masks))
         return [self._polygon(mask, f"masks[{row}]", shape) for row, mask in enumerate(masks)]
 
     def _polygon(self, mask: Any, field: str, shape: tuple[int, int]) -> Polygon:
@@ -268,17 +243,14 @@ class _Item:
             mask = np.asarray(mask)
             if mask.dtype == bool or mask.shape == shape:
                 if mask.shape != shape:
-                    reason = f"the image's shape {_text(shape)}, found {_text(mask.shape)}"
-                    raise self.fault(field, f"expected {reason}")
-                rings = mask_rings(mask)
-                if not rings:
-                    raise self.fault(field, "expected an object, found an empty mask")
-                return rings
-        flat = len(mask) and np.ndim(mask[0]) == 1
-        rings = [self._ring(ring, field) for ring in ([mask] if flat else mask)]
-        if not rings:
-            raise self.fault(field, "expected an object, found no outline")
-        return rings
+                    raise self.fault(field, f"the image's shape {shape}", mask.shape)
+                if not mask.any():
+                    raise self.fault(field, "an object", "an empty mask")
+                return mask_rings(mask)
+        if not len(mask):
+            raise self.fault(field, "an object", "no outline")
+        rings = [mask] if np.ndim(mask[0]) == 1 else mask
+        return [self._ring(ring, field) for ring in rings]
 
     def _ring(self, ring: Any, field: str) -> np.ndarray:
         try:
@@ -287,16 +259,10 @@ class _Item:
             points = np.zeros(0)
         fits = points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3
         if not fits or not np.isfinite(points).all() or (np.ptp(points, axis=0) <= 0).any():
-            raise self.fault(
-                field, "expected a bool mask (H, W), or outlines (P, 2) of at least 3 points with "
-                f"an extent in both directions, found {ring!r:.60}"
-            )  # fmt: skip
+            text = "a bool mask (H, W), or outlines (P, 2) of at least 3 points with an extent"
+            raise self.fault(field, f"{text} in both directions", f"{ring!r:.60}")
         return points
 
 
 def _count(values: Any) -> int:
     return len(values) if hasattr(values, "__len__") else 1
-
-
-def _text(shape: tuple[Any, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"

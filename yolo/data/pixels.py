@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from yolo.data.images import cv2
+from yolo.data.letterbox import resize
 from yolo.data.recipe import Tile
 from yolo.data.sample import Polygon
 
@@ -29,24 +30,12 @@ def paint_straight(tile: Tile, image: np.ndarray, canvas: np.ndarray) -> None:
     left, top, right, bottom = tile.region
     crop, target = image[y0:y1, x0:x1], canvas[top:bottom, left:right]
     flip_x, flip_y = tile.matrix[0, 0] < 0, tile.matrix[1, 1] < 0
-    code = 1 - 2 * int(flip_x and flip_y) if flip_x else 0
-    if crop.shape == target.shape:
-        if flip_x or flip_y:
-            target[...] = crop[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-        else:
-            target[...] = crop
-        return
-    if canvas.shape[2] > MAX_WARP_CHANNELS:
-        for part in range(0, canvas.shape[2], MAX_WARP_CHANNELS):
-            channels = slice(part, part + MAX_WARP_CHANNELS)
-            piece = cv2.resize(np.ascontiguousarray(crop[..., channels]), target.shape[1::-1])
-            target[..., channels] = piece.reshape(*target.shape[:2], -1)
-    elif canvas.shape[2] == 1:
-        target[..., 0] = cv2.resize(crop, target.shape[1::-1])
-    else:
-        cv2.resize(crop, target.shape[1::-1], dst=target, interpolation=cv2.INTER_LINEAR)
+    if canvas.shape[2] > MAX_WARP_CHANNELS:  # OpenCV takes windows of no more
+        crop = np.ascontiguousarray(crop)
+    painted = resize(crop, (bottom - top, right - left))
     if flip_x or flip_y:
-        target[...] = cv2.flip(target, code).reshape(target.shape)
+        painted = cv2.flip(painted, -1 if flip_x and flip_y else int(flip_x))
+    target[...] = painted.reshape(target.shape)
 
 
 def paint_bent(tile: Tile, image: np.ndarray, canvas: np.ndarray) -> None:
@@ -56,10 +45,9 @@ def paint_bent(tile: Tile, image: np.ndarray, canvas: np.ndarray) -> None:
     to_corner = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
     from_crop = np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1.0]])
     matrix = to_corner @ tile.matrix @ from_crop
-    size = (bottom - top, right - left)
+    size, w, h = (bottom - top, right - left), x1 - x0, y1 - y0
     warped = warp_pixels(image[y0:y1, x0:x1], pixel_matrix(matrix), size)
-    outline = np.array([[0, 0, 1], [x1 - x0, 0, 1], [x1 - x0, y1 - y0, 1], [0, y1 - y0, 1.0]])
-    points = outline @ matrix.T
+    points = np.array([[0, 0, 1], [w, 0, 1], [w, h, 1], [0, h, 1.0]]) @ matrix.T
     mask = polygon_mask([points[:, :2] / points[:, 2:]], size)
     target = canvas[top:bottom, left:right]
     if canvas.shape[2] <= MAX_WARP_CHANNELS and canvas.shape[2] != 1:
@@ -71,8 +59,7 @@ def paint_bent(tile: Tile, image: np.ndarray, canvas: np.ndarray) -> None:
 def pixel_matrix(matrix: np.ndarray) -> np.ndarray:
     """Turn a map of coordinates (corner of the first pixel at 0) into one of pixel numbers."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
-    back = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
-    return back @ matrix @ half
+    return np.asarray((2 * np.eye(3) - half) @ matrix @ half)
 
 
 def warp_pixels(
@@ -120,11 +107,9 @@ def colour_tables(gains: tuple[float, float, float]) -> np.ndarray:
         gains: share of the hue circle to add, factor of the saturation, factor of the value.
     """
     levels = np.arange(256.0)
-    table = np.empty((1, 256, 3), dtype=np.uint8)
-    table[0, :, 0] = (levels + gains[0] * HUE_STEPS) % HUE_STEPS
-    table[0, :, 1] = np.minimum(levels * gains[1], 255.0)
-    table[0, :, 2] = np.minimum(levels * gains[2], 255.0)
-    return table
+    hue = (levels + gains[0] * HUE_STEPS) % HUE_STEPS
+    others = (np.minimum(levels * gain, 255.0) for gain in gains[1:])
+    return np.stack([hue, *others], axis=1)[None].astype(np.uint8)
 
 
 def finish_colour(

@@ -27,6 +27,7 @@ from yolo.data.sample import Sample
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
+Flips = tuple[bool, bool]  # left-right, up-down
 
 NEIGHBOURS = 128
 """Partners of a mosaic come from this many places before and after, so that a worker's recently
@@ -92,9 +93,7 @@ class Augment:
     @classmethod
     def off(cls) -> Augment:
         """Return no augmentation at all."""
-        return cls(
-            translate=0.0, scale=0.0, fliplr=0.0, mosaic=0.0, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0
-        )
+        return cls(translate=0, scale=0.0, fliplr=0, mosaic=0, hsv_h=0, hsv_s=0, hsv_v=0)
 
     def without_mixing(self) -> Augment:
         """Return the same without mosaic, mixup, cutmix and copy-paste."""
@@ -178,24 +177,21 @@ class Recipe:
         return np.random.default_rng([*self.key, _CUSTOM])
 
 
+@dataclass(frozen=True, slots=True)
 class RecipeBook:
     """Draws recipes.
 
-    Args:
+    Attributes:
         order: the epochs' orders.
         augment: gains.
         size: (h, w) of the samples.
         loaded_shape: dataset position -> (h, w) of the loaded image.
     """
 
-    def __init__(
-        self, order: EpochOrder, augment: Augment, size: Size, loaded_shape: Callable[[int], Size]
-    ) -> None:
-        self.order = order
-        self.augment = augment
-        self.calm = augment.without_mixing()
-        self.size = size
-        self.loaded_shape = loaded_shape
+    order: EpochOrder
+    augment: Augment
+    size: Size
+    loaded_shape: Callable[[int], Size]
 
     def draw(self, epoch: int, place: int, size: Size | None = None, mixing: bool = True) -> Recipe:
         """Draw the recipe of one place of one epoch.
@@ -206,7 +202,7 @@ class RecipeBook:
             size: (h, w), in place of the usual one.
             mixing: False leaves mosaic, mixup, cutmix and copy-paste out.
         """
-        gains = self.augment if mixing else self.calm
+        gains = self.augment if mixing else self.augment.without_mixing()
         size = size or self.size
         order = self.order.places(epoch)
         rng = np.random.default_rng([self.order.seed, epoch, place, _SAMPLE])
@@ -239,12 +235,7 @@ class RecipeBook:
         return Recipe(key, index, main, blend, cut, paste, hsv, swap)
 
     def _scene(
-        self,
-        indices: list[int],
-        size: Size,
-        gains: Augment,
-        flips: tuple[bool, bool],
-        uniform: Iterator[float],
+        self, indices: list[int], size: Size, gains: Augment, flips: Flips, uniform: Iterator[float]
     ) -> Scene:
         shapes = [self.loaded_shape(i) for i in indices]
         if len(indices) == 1:
@@ -254,12 +245,11 @@ class RecipeBook:
             layout, canvas = _mosaic_layout(shapes, size, uniform), (2 * size[0], 2 * size[1])
         view, straight = _draw_view(canvas, size, gains, flips, uniform)
         make = _straight_tile if straight else _bent_tile
-        tiles = [
+        tiles = (
             make(index, view @ matrix, window, size)
             for index, (matrix, window) in zip(indices, layout, strict=True)
-        ]
-        seen = tuple(tile for tile in tiles if tile is not None)
-        return Scene(seen, size, flips[0] != flips[1], indices[0])
+        )
+        return Scene(tuple(filter(None, tiles)), size, flips[0] != flips[1], indices[0])
 
 
 def _numbers(rng: np.random.Generator) -> Iterator[float]:
@@ -282,14 +272,17 @@ def _mosaic_layout(
     for number, (rows, columns) in enumerate(shapes):
         left = middle_x if number % 2 else middle_x - columns
         top = middle_y if number // 2 else middle_y - rows
-        matrix = np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
         right, bottom = min(columns, 2 * width - left), min(rows, 2 * height - top)
-        layout.append((matrix, (max(0, -left), max(0, -top), right, bottom)))
+        layout.append((_scaling(1, 1, left, top), (max(0, -left), max(0, -top), right, bottom)))
     return layout
 
 
+def _scaling(gain_x: float, gain_y: float, shift_x: float, shift_y: float) -> np.ndarray:
+    return np.array([[gain_x, 0.0, shift_x], [0.0, gain_y, shift_y], [0.0, 0.0, 1.0]])
+
+
 def _draw_view(
-    canvas: Size, size: Size, gains: Augment, flips: tuple[bool, bool], uniform: Iterator[float]
+    canvas: Size, size: Size, gains: Augment, flips: Flips, uniform: Iterator[float]
 ) -> tuple[np.ndarray, bool]:
     """Draw the map from the canvas to the sample: translate, shear, rotate and scale, perspective.
 
@@ -311,7 +304,7 @@ def _draw_view(
     straight = not (gains.degrees or gains.shear or gains.perspective)
     if straight:
         left, top = shift_x - zoom * canvas[1] / 2, shift_y - zoom * canvas[0] / 2
-        matrix = np.array([[zoom, 0.0, left], [0.0, zoom, top], [0.0, 0.0, 1.0]])
+        matrix = _scaling(zoom, zoom, left, top)
     else:
         angle = math.radians(spread(gains.degrees))
         tilt = [spread(gains.perspective), spread(gains.perspective)]
@@ -320,12 +313,11 @@ def _draw_view(
             tilt = [t * (1.0 - MIN_DEPTH) / reach for t in tilt]
         shear = [math.tan(math.radians(spread(gains.shear))) for _ in range(2)]
         cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-        centre = np.array([[1, 0, -canvas[1] / 2], [0, 1, -canvas[0] / 2], [0, 0, 1.0]])
+        centre = _scaling(1, 1, -canvas[1] / 2, -canvas[0] / 2)
         perspective = np.array([[1, 0, 0], [0, 1, 0], [tilt[0], tilt[1], 1.0]])
         rotate = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]])
         slant = np.array([[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1.0]])
-        shift = np.array([[1, 0, shift_x], [0, 1, shift_y], [0, 0, 1.0]])
-        matrix = shift @ slant @ rotate @ perspective @ centre
+        matrix = _scaling(1, 1, shift_x, shift_y) @ slant @ rotate @ perspective @ centre
     if flips[0]:
         matrix[0] = width * matrix[2] - matrix[0]
     if flips[1]:
@@ -342,7 +334,7 @@ def _straight_tile(index: int, matrix: np.ndarray, window: Box, size: Size) -> T
         return None
     x0, x1, left, right, gain_x, shift_x = columns
     y0, y1, top, bottom, gain_y, shift_y = rows
-    snapped = np.array([[gain_x, 0.0, shift_x], [0.0, gain_y, shift_y], [0.0, 0.0, 1.0]])
+    snapped = _scaling(gain_x, gain_y, shift_x, shift_y)
     return Tile(index, snapped, window, (x0, y0, x1, y1), (left, top, right, bottom), True)
 
 

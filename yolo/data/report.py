@@ -90,17 +90,14 @@ class ScanReport:
 
     def table(self) -> str:
         """Return the counts as lines of text; kinds without a finding are left out."""
-        rows = [
-            ("images", self.images),
-            ("  of them background", self.background),
-            ("objects", self.objects),
-        ]
+        rows = {"images": self.images, "  of them background": self.background}
+        rows["objects"] = self.objects
         if self.ignored:
-            rows.append(("  of them ignored (crowds)", self.ignored))
-        rows += [(text, self.found[kind]) for kind, text in KINDS.items() if kind in self.found]
-        width = max(len(text) for text, _ in rows)
+            rows["  of them ignored (crowds)"] = self.ignored
+        rows |= {text: self.found[kind] for kind, text in KINDS.items() if kind in self.found}
+        width = max(map(len, rows))
         head = f"{self.name}{' (from the label cache)' if self.cached else ''}"
-        return "\n".join([head, *(f"  {text:<{width}}  {count:>9,}" for text, count in rows)])
+        return "\n".join([head, *(f"  {text:<{width}}  {n:>9,}" for text, n in rows.items())])
 
     def log(self, first: int = 10) -> None:
         """Log the table, and the first findings as warnings."""
@@ -108,9 +105,8 @@ class ScanReport:
         for problem in self.problems[:first]:
             logger.warning("%s", problem)
         if self.total > first:
-            logger.warning(
-                "%s: %d more problems; `yolo check` lists them", self.name, self.total - first
-            )
+            text = "%s: %d more problems; `yolo check` lists them"
+            logger.warning(text, self.name, self.total - first)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a label cache."""

@@ -84,9 +84,6 @@ def in_threads(
     Threads, not processes: opening files is what takes the time.
     """
     listed = list(items)
-    if workers < 2 or len(listed) <= chunk:
-        yield from map(work, listed)
-        return
     pieces = [listed[i : i + chunk] for i in range(0, len(listed), chunk)]
     pool = ThreadPoolExecutor(workers, thread_name_prefix="yolo-scan")
     try:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yolo.data.figures import FIGURES, NAMES, Rng
-from yolo.data.geometry import ring_area
+from yolo.data.geometry import polygon_bounds, ring_area
 from yolo.data.images import cv2
 from yolo.data.sample import Instances, Polygon
 
@@ -102,11 +102,10 @@ class _Piece:
 
 
 def _image_size(rng: Rng, size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, tuple):
-        h, w = size
-    else:
-        aspect = ASPECTS[rng.integers(len(ASPECTS))]
-        h, w = (round(size * side) for side in aspect)
+    if not isinstance(size, tuple):
+        tall, wide = ASPECTS[rng.integers(len(ASPECTS))]
+        size = round(size * tall), round(size * wide)
+    h, w = size
     if min(h, w) < 64:
         raise ValueError(f"a scene needs sides of at least 64 pixels, got {h} x {w}")
     return h, w
@@ -141,12 +140,13 @@ def _place(rng: Rng, h: int, w: int, max_figures: int) -> list[_Piece]:
 
 def _may_cover(piece: _Piece, placed: list[_Piece], largest: float) -> bool:
     """Say whether every figure below stays visible enough under `piece`."""
-    for below in placed:
+
+    def enough(below: _Piece) -> bool:
         limit = MAX_HIDDEN_LARGEST if below.size == largest else MAX_HIDDEN
         left = np.count_nonzero(below.visible & ~piece.mask)
-        if left < (1 - limit) * np.count_nonzero(below.mask):
-            return False
-    return True
+        return bool(left >= (1 - limit) * np.count_nonzero(below.mask))
+
+    return all(map(enough, placed))
 
 
 def _piece(rng: Rng, h: int, w: int, class_id: int, size: float, placed: list[_Piece]) -> _Piece:
@@ -167,16 +167,14 @@ def _piece(rng: Rng, h: int, w: int, class_id: int, size: float, placed: list[_P
         centre = np.clip(near + rng.normal(0, 0.8 * size, 2), half, room)
 
     def put(points: np.ndarray) -> np.ndarray:
-        placed_points: np.ndarray = points @ turn.T * scale + centre
-        return placed_points
+        return np.asarray(points @ turn.T * scale + centre)
 
     rings = [put(ring) for ring in rings]
     window, alpha = _rasterise(rings, h, w)
     mask = np.zeros((h, w), dtype=bool)
     mask[window] = alpha >= 0.5
-    return _Piece(
-        class_id, size, rings, put(keypoints), put(corners), window, alpha, mask, mask.copy()
-    )
+    points = put(keypoints), put(corners)
+    return _Piece(class_id, size, rings, *points, window, alpha, mask, mask.copy())
 
 
 def _rasterise(rings: Polygon, h: int, w: int) -> tuple[tuple[slice, slice], np.ndarray]:
@@ -206,29 +204,24 @@ def _field(rng: Rng, h: int, w: int) -> np.ndarray:
     if kind in (1, 2):  # noise at a coarse or a fine grain
         cells = rng.integers(3, 9) if kind == 1 else max(h, w) // int(rng.integers(2, 7)) + 2
         coarse = rng.random((int(cells), int(cells)), dtype=np.float32)
-        noise: np.ndarray = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)
-        return noise.clip(0, 1)
+        return cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     angle = rng.uniform(0, math.pi)
     x = np.arange(w, dtype=np.float32)[None, :]
     y = np.arange(h, dtype=np.float32)[:, None]
     along = x * math.cos(angle) + y * math.sin(angle)
     if kind == 3:
-        gradient: np.ndarray = (along - along.min()) / (np.ptp(along) + 1e-6)
-        return gradient
+        return np.asarray((along - along.min()) / (np.ptp(along) + 1e-6))
     wave = 2 * math.pi / rng.uniform(6, 40)
     field = np.sin(along * wave + rng.uniform(0, 2 * math.pi))
     if kind == 5:
         field *= np.sin((y * math.cos(angle) - x * math.sin(angle)) * wave)
-    sharpness = rng.uniform(1, 6)
-    steep: np.ndarray = 0.5 + 0.5 * sharpness * field
-    return steep.clip(0, 1)
+    return np.asarray(0.5 + 0.5 * rng.uniform(1, 6) * field).clip(0, 1)
 
 
 def _texture(rng: Rng, h: int, w: int, colours: np.ndarray) -> np.ndarray:
     """Blend two BGR colours, (2, 3), by a random field into (h, w, 3) float32."""
     first, second = colours.astype(np.float32)
-    blend: np.ndarray = first + _field(rng, h, w)[..., None] * (second - first)
-    return blend
+    return np.asarray(first + _field(rng, h, w)[..., None] * (second - first))
 
 
 def _near(rng: Rng, colour: np.ndarray, distance: float) -> np.ndarray:
@@ -243,8 +236,7 @@ def _away(rng: Rng, palette: np.ndarray, distance: float) -> np.ndarray:
     choices = rng.uniform(0, 255, (24, 3))
     gaps = np.linalg.norm(choices[:, None] - palette[None], axis=2).min(axis=1)
     enough = gaps >= distance
-    chosen: np.ndarray = choices[enough.argmax() if enough.any() else gaps.argmax()]
-    return chosen
+    return np.asarray(choices[enough.argmax() if enough.any() else gaps.argmax()])
 
 
 def _ground(rng: Rng, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
@@ -311,14 +303,13 @@ def _expose(rng: Rng, canvas: np.ndarray) -> np.ndarray:
 
 def _labelled(image: np.ndarray, placed: list[_Piece]) -> Scene:
     """Collect the labels of the placed figures."""
-    outlines = [np.concatenate(p.rings) for p in placed]
-    boxes = [np.concatenate([o.min(axis=0), o.max(axis=0)]) for o in outlines]
+    polygons = [p.rings for p in placed]
     instances = Instances.from_boxes(
         [p.class_id for p in placed],
-        boxes,
-        area=np.array([even_odd_area(p.rings) for p in placed]),
-        polygons=[p.rings for p in placed],
-        keypoints=np.stack([_with_visibility(p) for p in placed]),
+        polygon_bounds(polygons, np.zeros((len(placed), 4))),
+        area=np.array(list(map(even_odd_area, polygons))),
+        polygons=polygons,
+        keypoints=np.stack(list(map(_with_visibility, placed))),
         corners=np.stack([p.corners for p in placed]),
     )
     masks = np.stack([p.mask for p in placed])

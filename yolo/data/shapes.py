@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from yolo.data.datasets import GENERATORS
 from yolo.data.figures import FLIP_IDX, KEYPOINTS, NAMES
 from yolo.data.folder import written_whole
 from yolo.data.images import cv2
@@ -32,7 +31,6 @@ GENERATOR_VERSION = 1
 TRAIN, VAL, SIZE = 400, 100, 320
 """Images and longer side in pixels of `data="shapes"`."""
 
-_PARTS = ("images/{}", "labels/{}")
 _JPEG_QUALITY = 95
 _THREADS = 4  # OpenCV and NumPy let go of the interpreter's lock in most of the work
 
@@ -53,9 +51,6 @@ def shapes(cache_dir: Path, seed: int = 0, kinds: frozenset[str] = frozenset()) 
     digest = hashlib.sha256(_dump(spec).encode()).hexdigest()[:8]
     folder = Path(cache_dir) / f"shapes-{kind}-{digest}"
     return write_shapes(folder, train=TRAIN, val=VAL, size=SIZE, seed=seed, kind=kind)
-
-
-GENERATORS.add("shapes", shapes)
 
 
 def write_shapes(
@@ -136,8 +131,7 @@ def _row(instances: Instances, i: int, size: tuple[int, int], kind: str) -> Iter
     if given is None:
         raise ValueError("the instances carry no labels of this kind")
     if kind in ("polygons", "corners"):
-        points = single_ring(given[i]) if kind == "polygons" else given[i]
-        return (points / size).ravel()
+        return ((single_ring(given[i]) if kind == "polygons" else given[i]) / size).ravel()
     (x0, y0, x1, y1), (w, h) = instances.boxes[i].tolist(), size
     box = [(x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h]
     return box if kind == "boxes" else [*box, *(given[i] / (*size, 1)).ravel()]
@@ -152,16 +146,12 @@ def _specification(
 ) -> dict[str, Any]:
     """Return everything a written set depends on, as plain JSON data."""
     if kind not in KINDS:
-        raise ConfigError(
-            f"unknown kind of labels {kind!r}. {nearest(kind, KINDS)} Known: {', '.join(KINDS)}"
-        )
-    return {
-        "generator": GENERATOR_VERSION,
-        "splits": {"train": train, "val": val, "test": test},
-        "size": size if isinstance(size, int) else list(size),
-        "seed": seed,
-        "kind": kind,
-    }
+        text = f"unknown kind of labels {kind!r}. {nearest(kind, KINDS)} Known: {', '.join(KINDS)}"
+        raise ConfigError(text)
+    splits = {"train": train, "val": val, "test": test}
+    sides = size if isinstance(size, int) else list(size)
+    made_by = {"generator": GENERATOR_VERSION, "seed": seed}
+    return {**made_by, "splits": splits, "size": sides, "kind": kind}
 
 
 def _dump(spec: dict[str, Any]) -> str:
@@ -190,7 +180,9 @@ def _write(folder: Path, spec: dict[str, Any]) -> None:
     size = spec["size"] if isinstance(spec["size"], int) else tuple(spec["size"])
     kind = spec["kind"]
     counts = {split: count for split, count in spec["splits"].items() if count}
-    parts = [f"{{}}/{name}" for name in NAMES.values()] if kind == "classes" else _PARTS
+    parts: tuple[str, ...] = ("images/{}", "labels/{}")
+    if kind == "classes":
+        parts = tuple(f"{{}}/{name}" for name in NAMES.values())
     for split in counts:
         for part in parts:
             (folder / part.format(split)).mkdir(parents=True)
@@ -201,17 +193,14 @@ def _write(folder: Path, spec: dict[str, Any]) -> None:
         if kind == "classes":
             _save_image(folder / split / NAMES[drawn.image_class] / f"{index:06d}.jpg", drawn.image)
             return
-        images, labels = (folder / part.format(split) for part in _PARTS)
-        _save_image(images / f"{index:06d}.jpg", drawn.image)
+        _save_image(folder / f"images/{split}/{index:06d}.jpg", drawn.image)
         h, w = drawn.image.shape[:2]
-        rows = label_rows(drawn.instances, (h, w), kind)
-        text = "".join(f"{row}\n" for row in rows)
-        (labels / f"{index:06d}.txt").write_text(text, encoding="utf-8")
+        text = "".join(f"{row}\n" for row in label_rows(drawn.instances, (h, w), kind))
+        (folder / f"labels/{split}/{index:06d}.txt").write_text(text, encoding="utf-8")
 
     jobs = [(split, index) for split in SPLITS for index in range(counts.get(split, 0))]
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(draw, jobs):  # the loop passes a worker's error on
-            pass
+        list(pool.map(draw, jobs))  # which passes a worker's error on
     if kind != "classes":
         (folder / "data.yaml").write_text(_data_yaml(counts, kind), encoding="utf-8")
     (folder / "shapes.json").write_text(_dump(spec), encoding="utf-8")

@@ -113,8 +113,8 @@ class Source:
         items: Iterable[_Item] = self._expand(self.source)
         self.total = 0
         if not _is_lazy(self.source):
-            items = list(items)
-            self.total = len(items)
+            items = listed = list(items)
+            self.total = len(listed)
         place, given, failures = 0, 0, []
         for place, item in enumerate(items, start=1):
             self.kinds.add(item.kind)
@@ -128,17 +128,12 @@ class Source:
                 failures.append(str(error))
                 LOGGER.warning("%s: skipped: %s", item.label, error)
         if not place:
-            raise MissingFileError(
-                f"the source {_brief(self.source)} is empty; expected at least one image, "
-                f"for example {SHORTEST}"
-            )
+            text = f"the source {self.source!r:.80} is empty; expected at least one image"
+            raise MissingFileError(f"{text}, for example {SHORTEST}")
         if not given:
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-            raise DataError(
-                f"no image of the source could be read: {failures[0]}{more}"
-                if failures
-                else f"{_brief(self.source)}: no frame in it"
-            )
+            reason = failures[0] if failures else f"{self.source!r:.80} has no frame"
+            raise DataError(f"no image of the source could be read: {reason}{more}")
 
     def _expand(self, source: Any) -> Iterator[_Item]:
         """Yield the items of a source of any kind."""
@@ -146,9 +141,7 @@ class Source:
             raise ConfigError(f"predict needs a source; the shortest useful call: {SHORTEST}")
         if isinstance(source, (str, Path)):
             yield from self._expand_text(str(source))
-        elif isinstance(source, bool):
-            raise ConfigError(f"expected a source such as 'image.jpg', got {source}")
-        elif isinstance(source, (int, np.integer)):
+        elif isinstance(source, (int, np.integer)) and not isinstance(source, bool):
             yield self._video(int(source), f"camera {source}", live=True)
         elif isinstance(source, np.ndarray):
             # What can't be an image at all is the caller's slip, and no file to be skipped.
@@ -158,13 +151,15 @@ class Source:
         elif isinstance(source, (bytes, bytearray)):
             yield _still("encoded image", lambda: read_image(bytes(source), self.channels))
         elif hasattr(source, "getexif") and hasattr(source, "convert"):
-            yield self._pil(source)
+            name = str(getattr(source, "filename", ""))
+            yield _still("PIL image", lambda: self._pil(source, name), name)
         elif hasattr(source, "detach") and hasattr(source, "cpu"):
             yield from map(self._tensor, check_tensor(source, self.channels))
         elif isinstance(source, dict) or not isinstance(source, Iterable):
+            found = source if isinstance(source, bool) else type(source).__name__
             raise ConfigError(
                 f"expected a file, folder, glob, array, PIL image, tensor, video, camera number, "
-                f"or a list or generator of these, got {type(source).__name__}"
+                f"or a list or generator of these, got {found}"
             )
         else:
             for part in source:
@@ -172,24 +167,21 @@ class Source:
 
     def _expand_text(self, text: str) -> Iterator[_Item]:
         """Yield the items of a path, glob, list file, camera or stream address."""
-        lower = text.lower().strip()
+        lower, path = text.lower().strip(), Path(text).expanduser()
         if lower.startswith(LIVE_SCHEMES):
             address = text.strip()
             yield self._video(address, re.sub(r"//[^/@]*@", "//", address), live=True)
-            return
-        if re.match(r"[a-z0-9+.-]+://", lower):
-            raise ConfigError(
-                f"{text!r}: nothing is downloaded here; fetch the file yourself and give its path, "
-                "or give a generator of frames for a live http stream"
-            )
-        if lower == "screen" or lower.startswith("screen "):
+        elif re.match(r"[a-z0-9+.-]+://", lower):
+            hint = "give the path of a file you fetched, or a generator of a live stream's frames"
+            raise ConfigError(f"{text!r}: nothing is downloaded here; {hint}")
+        elif lower == "screen" or lower.startswith("screen "):
             raise ConfigError("source='screen' isn't supported; give a generator of screenshots")
-        path = Path(text).expanduser()
-        if path.is_dir():
+        elif path.is_dir():
+            nothing = (
+                "no image or video in this folder (subfolders aren't searched; give the pattern"
+            )
             yield from self._files(
-                sorted(path.iterdir()),
-                f"{path}: no image or video in this folder (subfolders aren't searched; "
-                f"give the pattern '{path}/**' for them)",
+                sorted(path.iterdir()), f"{path}: {nothing} '{path}/**' for them)"
             )
         elif path.is_file():
             yield from self._file(path)
@@ -210,19 +202,17 @@ class Source:
             yield from self._file(path)
 
     def _file(self, path: Path) -> Iterator[_Item]:
-        suffix, kind, name = path.suffix.lower(), _kind_of(path), str(path.absolute())
-        if suffix in {".txt", ".csv"}:
+        kind, name = _kind_of(path), str(path.absolute())
+        if path.suffix.lower() in {".txt", ".csv"}:
             yield from self._list_file(path)
         elif kind == "image":
             yield _still(name, lambda: read_image(name, self.channels), name, kind)
         elif kind == "video":
             yield self._video(name, name, live=False)
         else:
-            raise DataError(
-                f"{path}: expected an image, a video or a .txt or .csv list, found "
-                f"{suffix or 'no suffix'}. Images: {' '.join(IMAGE_SUFFIXES)}. "
-                f"Videos: {' '.join(VIDEO_SUFFIXES)}"
-            )
+            text = f"an image ({' '.join(IMAGE_SUFFIXES)}), a video ({' '.join(VIDEO_SUFFIXES)})"
+            found = path.suffix or "no suffix"
+            raise DataError(f"{path}: expected {text} or a .txt or .csv list, found {found}")
 
     def _list_file(self, path: Path) -> Iterator[_Item]:
         """Yield the sources that a file lists, one a line (the first column of a .csv)."""
@@ -235,24 +225,18 @@ class Source:
             lines = [row[0] for row in csv.reader(lines) if row]
         for number, line in enumerate(lines, start=1):
             entry = line.strip()
-            if entry.startswith("./"):
-                entry = str(path.parent / entry)
+            entry = str(path.parent / entry) if entry.startswith("./") else entry
             try:
                 yield from self._expand_text(entry) if entry else ()
             except MissingFileError as error:
                 if number > 1 or not table:  # else a heading
                     raise MissingFileError(f"{path}:{number}: {error}") from error
 
-    def _pil(self, picture: Any) -> _Item:
-        name = str(getattr(picture, "filename", ""))
-
-        def load() -> np.ndarray:
-            try:
-                return from_pil(picture, self.channels)
-            except OSError as error:
-                raise DataError(f"{name or 'PIL image'}: can't be decoded: {error}") from error
-
-        return _still("PIL image", load, name)
+    def _pil(self, picture: Any, name: str) -> np.ndarray:
+        try:
+            return from_pil(picture, self.channels)
+        except OSError as error:
+            raise DataError(f"{name or 'PIL image'}: can't be decoded: {error}") from error
 
     def _tensor(self, chw: Any) -> _Item:
         """Return the item of a (C, H, W) tensor, RGB 0..1."""
@@ -266,19 +250,16 @@ class Source:
         return _Item("tensor", "tensor", read)
 
     def _video(self, address: int | str, name: str, live: bool) -> _Item:
-        return _Item(
-            "stream" if live else "video", name, lambda _: self._read_video(address, name, live)
-        )
+        kind = "stream" if live else "video"
+        return _Item(kind, name, lambda _: self._read_video(address, name, live))
 
     def _read_video(self, address: int | str, name: str, live: bool) -> Iterator[Frame]:
         capture = cv2.VideoCapture(address)
         try:
             if not capture.isOpened():
-                what = "this camera or stream" if live else "this video"
-                raise DataError(
-                    f"{name}: OpenCV can't open {what}; check "
-                    + ("address, cable and permission" if live else "the file and its codec")
-                )
+                what = "camera or stream; check address, cable and permission"
+                what = what if live else "video; check the file and its codec"
+                raise DataError(f"{name}: OpenCV can't open this {what}")
             if live and not self.stream_buffer:
                 capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
             fps = float(capture.get(cv2.CAP_PROP_FPS) or 0)
@@ -329,8 +310,3 @@ def _is_lazy(source: Any) -> bool:
     finite = (str, Path, bytes, bytearray, np.ndarray, dict, set, frozenset)
     lazy = isinstance(source, Iterable) and not isinstance(source, finite)
     return lazy and not hasattr(source, "detach")
-
-
-def _brief(source: Any) -> str:
-    text = repr(source)
-    return text if len(text) <= 80 else f"{text[:77]}..."

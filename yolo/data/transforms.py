@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -68,26 +69,20 @@ def apply(
         donors = finished(donor) if donor else mirror(image, instances, flip_idx)
         instances = paste(image, instances, *donors, probability, np.random.default_rng(key))
     if recipe.blend is not None:
-        other, share = recipe.blend
-        second, objects = finished(other)
-        cv2.addWeighted(image, share, second, 1.0 - share, 0.0, dst=image)
+        second, objects = finished(recipe.blend[0])
+        cv2.addWeighted(image, recipe.blend[1], second, 1.0 - recipe.blend[1], 0.0, dst=image)
         instances = Instances.concatenate([instances, objects])
     elif recipe.cut is not None:
-        other, box = recipe.cut
-        if box[0] < box[2] and box[1] < box[3]:
-            second, objects = finished(other)
-            image[box[1] : box[3], box[0] : box[2]] = second[box[1] : box[3], box[0] : box[2]]
-            instances = cut_and_fill(instances, objects, box)
+        x0, y0, x1, y1 = recipe.cut[1]
+        if x0 < x1 and y0 < y1:
+            second, objects = finished(recipe.cut[0])
+            image[y0:y1, x0:x1] = second[y0:y1, x0:x1]
+            instances = cut_and_fill(instances, objects, recipe.cut[1])
     if instances.corners is not None and not _has_outlines(recipe, source):
         instances.polygons = None  # those that `scene_instances` lent
-    sample = Sample(
-        image,
-        instances,
-        path=source.path(recipe.index),
-        index=recipe.index,
-        original_shape=source.original_shape(recipe.index),
-        matrix=matrix,
-    )
+    index = recipe.index
+    shape = source.original_shape(index)
+    sample = Sample(image, instances, None, source.path(index), index, shape, matrix)
     sample.image = finish_colour(image, recipe.hsv, recipe.swap_channels, None if custom else rgb)
     if custom:
         sample.rng = recipe.custom_rng()
@@ -106,27 +101,17 @@ def _has_outlines(recipe: Recipe, source: ImageStore) -> bool:
 
 
 def render(scene: Scene, source: ImageStore) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a scene.
-
-    Returns:
-        (h, w, C) image, and the (3, 3) map from the first image's file to it.
-    """
-    canvas: np.ndarray | None = None
-    matrix = np.eye(3)
-    for number, tile in enumerate(scene.tiles):
+    """Paint a scene: (h, w, C) image, and the (3, 3) map from the first image's file to it."""
+    # Where everything was moved out of sight, the scene's own image says of what kind it is.
+    first = scene.tiles[0].index if scene.tiles else scene.first
+    image = source.load(first)
+    canvas = np.full((*scene.size, image.shape[2]), fill_value(image.dtype), image.dtype)
+    matrix = loading_matrix(image.shape, source.original_shape(first))
+    for tile in scene.tiles:
         image = source.load(tile.index)
-        if number == 0:
-            matrix = tile.matrix @ loading_matrix(image.shape, source.original_shape(tile.index))
-        if canvas is None:
-            canvas = np.empty((*scene.size, image.shape[2]), dtype=image.dtype)
-            if not _covers(scene):
-                canvas.fill(fill_value(image.dtype))
         require_kind(source.path, tile.index, image, canvas)
         (paint_straight if tile.straight else paint_bent)(tile, image, canvas)
-    if canvas is None:  # everything was moved out of sight; the first image says of what kind
-        image = source.load(scene.first)
-        canvas = np.full((*scene.size, image.shape[2]), fill_value(image.dtype), image.dtype)
-    return canvas, matrix
+    return canvas, scene.tiles[0].matrix @ matrix if scene.tiles else np.eye(3)
 
 
 def require_kind(
@@ -142,17 +127,6 @@ def require_kind(
             f"{path(index)}: expected {like.dtype} with {like.shape[2]} channels like the images "
             f"beside it, found {image.dtype} with {image.shape[2]}; convert them to one kind"
         )
-
-
-def _covers(scene: Scene) -> bool:
-    """Tell whether straight tiles, which never overlap, leave nothing to fill."""
-    area = 0
-    for tile in scene.tiles:
-        if not tile.straight:
-            return False
-        left, top, right, bottom = tile.region
-        area += (right - left) * (bottom - top)
-    return area == scene.size[0] * scene.size[1]
 
 
 def loading_matrix(loaded: tuple[int, ...], original: tuple[int, int]) -> np.ndarray:
@@ -171,16 +145,13 @@ def scene_instances(
     for tile in scene.tiles:
         loaded = source.loaded_shape(tile.index)
         to_loaded = loading_matrix(loaded, source.original_shape(tile.index))
-        gain_x, gain_y = float(to_loaded[0, 0]), float(to_loaded[1, 1])
-        x0, y0, x1, y1 = tile.window
-        window = (x0 / gain_x, y0 / gain_y, x1 / gain_x, y1 / gain_y)
-        shown = clip_instances(with_outlines(source.instances(tile.index)), window)
-        lost = (shown.boxes[:, 2:] <= shown.boxes[:, :2]).max(axis=1)
-        if lost.any():
-            shown = shown.select(~lost)
+        x0, y0, x1, y1 = np.array(tile.window) / (to_loaded.diagonal()[[0, 1, 0, 1]])
+        shown = clip_instances(with_outlines(source.instances(tile.index)), (x0, y0, x1, y1))
+        lost = np.any(shown.boxes[:, 2:] <= shown.boxes[:, :2], axis=1)
+        shown = shown.select(~lost) if lost.any() else shown
         matrix = tile.matrix @ to_loaded
-        enlarged = abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
-        areas.append(box_areas(shown.boxes) * enlarged)
+        (a, b), (c, d) = matrix[:2, :2]
+        areas.append(box_areas(shown.boxes) * abs(a * d - b * c))
         parts.append(warp_instances(shown, matrix, mirrored=scene.mirrored, flip_idx=flip_idx))
     if not parts:
         return Instances.empty()
@@ -248,21 +219,19 @@ def paste(
             image[place][mask] = donor_image[place][mask]
             taken[place] |= mask
             pasted.append(row)
-    if not pasted:
-        return instances
-    return Instances.concatenate([instances, donors.select(np.array(pasted))])
+    return (
+        Instances.concatenate([instances, donors.select(np.array(pasted))]) if pasted else instances
+    )
 
 
 def cut_and_fill(instances: Instances, others: Instances, box: Box) -> Instances:
     """Return the labels after a rectangle of an image was replaced by another image's."""
     rect: Rect = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
-    before = box_areas(instances.boxes)
     outside, seen = punch_instances(instances, rect)
-    kept = keep_visible(outside.boxes, np.zeros_like(before), 0.0, instances.ignore)
+    kept = keep_visible(outside.boxes, np.zeros(len(seen)), 0.0, instances.ignore)
     kept[(seen <= _needed(instances)) & ~instances.ignore] = False
-    outside = outside.select(kept)
     inside = _select_visible(clip_instances(others, rect), box_areas(others.boxes))
-    return Instances.concatenate([outside, inside])
+    return Instances.concatenate([outside.select(kept), inside])
 
 
 def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
@@ -278,24 +247,11 @@ def run_custom(sample: Sample, transforms: tuple[Transform, ...]) -> Sample:
     """
     expected = (sample.image.shape, sample.image.dtype)
     for transform in transforms:
-        name = getattr(transform, "__name__", type(transform).__name__)
         kinds = _kinds(sample.instances)
-        done = transform(sample)
-        if not isinstance(done, Sample):
-            raise DataError(
-                f"transform {name!r}: expected a Sample back, found {type(done).__name__}; "
-                "return the sample"
-            )
-        found = (np.shape(done.image), getattr(done.image, "dtype", None))
-        if found != expected:
-            raise DataError(
-                f"transform {name!r}: expected an image of shape {expected[0]} and type "
-                f"{expected[1]}, found {found[0]} and {found[1]}; keep size and type"
-            )
-        reason = _label_fault(done, kinds)
-        if reason:
-            raise DataError(f"transform {name!r}: {reason} in {done.path or 'a sample'}")
-        sample = done
+        sample = transform(sample)
+        if reason := _fault(sample, expected, kinds):
+            name = getattr(transform, "__name__", type(transform).__name__)
+            raise DataError(f"transform {name!r}: expected {reason}")
     return sample
 
 
@@ -307,43 +263,46 @@ def _kinds(instances: Instances) -> dict[str, tuple[int, ...]]:
     return kept if len(instances) else {}
 
 
-def _label_fault(sample: Sample, kinds: dict[str, tuple[int, ...]]) -> str:
-    """Say what makes labels unusable; an empty text if nothing does.
+def _fault(sample: Any, image: tuple[Any, Any], kinds: dict[str, tuple[int, ...]]) -> str:
+    """Say what was expected of a transform and what it gave; an empty text if nothing is wrong.
 
     Args:
-        sample: what a transform gave back.
-        kinds: those of `_kinds` before it.
+        sample: what it gave back.
+        image: shape and type of the image before it.
+        kinds: `_kinds` of the labels before it.
     """
-    instances, count = sample.instances, len(sample.instances)
+    if not isinstance(sample, Sample):
+        return f"a Sample back, found {type(sample).__name__}; return the sample"
+    found = (np.shape(sample.image), getattr(sample.image, "dtype", None))
+    if found != image:
+        return f"an image of shape {image[0]} and type {image[1]}, found {found[0]} and {found[1]}"
+    labels, count = sample.instances, len(sample.instances)
     if sample.image_class is not None and not _is_class(np.asarray(sample.image_class)):
-        return f"expected image_class as a whole number from 0 on, found {sample.image_class!r}"
-    now = _kinds(instances)
-    lost = kinds.keys() - now.keys() if count else ()
-    if lost:
-        return f"expected {min(lost)} as before, found none"
+        return f"image_class as a whole number from 0 on, found {sample.image_class!r}"
+    now = _kinds(labels)
+    if count and kinds.keys() - now.keys():
+        return f"{min(kinds.keys() - now.keys())} as before, found none"
     shapes: dict[str, tuple[int, ...]] = {"boxes": (4,), "ignore": (), "area": (), "classes": ()}
     shapes |= {kind: kinds.get(kind, shape) for kind, shape in now.items() if kind != "polygons"}
     for kind, shape in shapes.items():
-        values = getattr(instances, kind)
+        values = getattr(labels, kind)
         if not isinstance(values, np.ndarray) or values.shape != (count, *shape):
-            found = getattr(values, "shape", type(values).__name__)
-            return f"expected {kind} of shape {(count, *shape)}, found {found}"
+            given = getattr(values, "shape", type(values).__name__)
+            return f"{kind} of shape {(count, *shape)}, found {given}"
         if not np.isfinite(values).all():
-            return f"expected {count} rows of finite {kind}"
-    if not _is_class(instances.classes):
-        return f"expected classes as whole numbers from 0 on, found {instances.classes!r:.80}"
-    if instances.ignore.dtype != bool:
-        return f"expected ignore of type bool, found {instances.ignore.dtype}"
-    if (instances.boxes[:, 2:] < instances.boxes[:, :2]).any():
-        return "expected boxes_xyxy with x0 <= x1 and y0 <= y1"
-    polygons = instances.polygons
-    if polygons is not None and len(polygons) != count:
-        return f"expected {count} polygons, found {len(polygons)}"
-    for ring in (ring for polygon in polygons or [] for ring in polygon):
-        if np.ndim(ring) != 2 or np.shape(ring)[1] != 2 or len(ring) < 3:
-            return f"expected polygons of rings (P, 2), P from 3 on, found {np.shape(ring)}"
-        if not np.isfinite(ring).all():
-            return "expected finite polygons"
+            return f"{count} rows of finite {kind}"
+    if not _is_class(labels.classes):
+        return f"classes as whole numbers from 0 on, found {labels.classes!r:.80}"
+    if labels.ignore.dtype != bool:
+        return f"ignore of type bool, found {labels.ignore.dtype}"
+    if (labels.boxes[:, 2:] < labels.boxes[:, :2]).any():
+        return "boxes_xyxy with x0 <= x1 and y0 <= y1"
+    if len(labels.polygons or ()) != count and labels.polygons is not None:
+        return f"{count} polygons, found {len(labels.polygons)}"
+    for ring in (ring for polygon in labels.polygons or () for ring in polygon):
+        shape = np.shape(ring)
+        if len(shape) != 2 or shape[1] != 2 or shape[0] < 3 or not np.isfinite(ring).all():
+            return f"finite polygons of rings (P, 2), P from 3 on, found {shape}"
     return ""
 
 

@@ -27,6 +27,8 @@ from yolo.plugins import load_plugins, loaded_plugins
 
 Size = tuple[int, int]
 
+_GRACE = 60  # seconds that a worker lives on after SIGTERM
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -50,8 +52,7 @@ class Maker(Dataset[Any]):
     """
 
     def __init__(self, store: ImageStore, extras: Extras | None) -> None:
-        self.store = store
-        self.extras = extras
+        self.store, self.extras = store, extras
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle for a worker that isn't a fork of this process (macOS, Windows, Python 3.14).
@@ -84,10 +85,9 @@ class Maker(Dataset[Any]):
         for sample in samples:
             highest = int(sample.instances.classes.max(initial=-1))
             if highest >= known:  # on a device it would end the process
-                raise DataError(
-                    f"{sample.path}: expected class ids from 0 to {known - 1}, found {highest}; a "
-                    "transform of your own has to keep to the dataset's classes"
-                )
+                text = f"expected class ids from 0 to {known - 1}, found {highest}"
+                hint = "a transform of your own has to keep to the dataset's classes"
+                raise DataError(f"{sample.path}: {text}; {hint}")
         return Batch(
             torch.from_numpy(images),
             build_targets(samples, size, self.extras),
@@ -111,10 +111,16 @@ def _start_method() -> str:
 
 
 def _start_worker(_: int) -> None:
-    """Set up a worker process: one thread, and the main process alone answers Ctrl-C."""
+    """Set up a worker process: one thread, and the main process alone answers signals.
+
+    SIGTERM often goes to all processes of a job; a worker outlives it by what a step and its
+    checkpoint may take.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _as_made(made: Any) -> Any:
@@ -135,9 +141,7 @@ class Line:
     """
 
     def __init__(self, maker: Maker, workers: int, pin_memory: bool) -> None:
-        self.maker = maker
-        self.workers = workers
-        self.pin_memory = pin_memory
+        self.maker, self.workers, self.pin_memory = maker, workers, pin_memory
         self._jobs: list[Job] = []
         self._loader: DataLoader[Any] | None = None
 

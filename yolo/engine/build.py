@@ -108,7 +108,7 @@ def ema(trainer: TrainerParts) -> ModelEMA:
 
 def validator(trainer: TrainerParts) -> Validator:
     """Build the validator of a training run."""
-    return trainer.spec.validator(
+    built: Validator = trainer.spec.validator(
         val_config(trainer),
         trainer.spec,
         trainer.callbacks,
@@ -116,6 +116,8 @@ def validator(trainer: TrainerParts) -> Validator:
         trainer.save_dir,
         trainer.progress,
     )
+    built.ranks = trainer.ranks
+    return built
 
 
 def best_epoch(trainer: Trainer) -> BestEpoch:

@@ -55,12 +55,15 @@ def convert(file: TorchFile) -> dict[str, Any]:
     network |= {"nc": len(names), "ch": yaml.get("ch", yaml.get("channels", 3)), "names": names}
     if "kpt_shape" in state:
         network["kpt_shape"] = file.plain(state["kpt_shape"])
+    weights = _weights(file, module)
+    if _is_unscaled(network, weights):
+        network["unscaled"] = len(names)
     epoch, metrics = content.get("epoch"), _table(file, content.get("train_metrics"))
     return {
         "task": _text(state.get("task")) or _text(options.get("task")),
         "names": names,
         "network": network,
-        "weights": _weights(file, module),
+        "weights": weights,
         "config": {k: v for k, v in options.items() if k not in _NOT_OURS},
         "epoch": epoch if isinstance(epoch, int) else -1,
         "metrics": {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))},
@@ -108,6 +111,17 @@ def _walk(
     for name, child in (state.get("_modules") or {}).items():
         if child is not None:
             yield from _walk(file, child, f"{prefix}{name}.", depth + 1)
+
+
+def _is_unscaled(network: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether rows as wide as there are classes kept that width: 8.2 didn't scale them."""
+    rows = [row for part in ("backbone", "head") for row in network.get(part) or ()]
+    return any(
+        len(weights.get(f"model.{i}.{last}conv.weight", ())) == network["nc"]
+        for i, row in enumerate(rows)
+        if isinstance(row, list) and len(row) == 4 and row[3] and row[3][0] == network["nc"]
+        for last in ("", "cv2.")
+    )
 
 
 def _names(file: TorchFile, given: Any) -> dict[int, str]:

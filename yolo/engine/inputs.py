@@ -30,6 +30,7 @@ from yolo.engine.runtime import usable_cores
 if TYPE_CHECKING:
     from yolo.cfg.schema import CommonConfig
     from yolo.engine.parts import TrainerParts
+    from yolo.engine.ranks import Ranks
     from yolo.nn.losses import Targets
     from yolo.nn.model import BaseModel
     from yolo.tasks.spec import TaskSpec
@@ -149,6 +150,8 @@ def train_loader(trainer: TrainerParts) -> TrainLoader:
         sampler=config.sampler,
         pin_memory=trainer.device.type == "cuda",
         extras=extras(config, trainer.spec, trainer.data),
+        rank=trainer.ranks.rank,
+        world=trainer.ranks.world,
     )
 
 
@@ -173,8 +176,9 @@ def val_loader(
     store: ImageStore,
     stride: int,
     extra_targets: Extras | None = None,
+    ranks: Ranks | None = None,
 ) -> ValLoader:
-    """Build the loader of validation batches."""
+    """Build the loader of validation batches, of this rank's share of them."""
     return ValLoader(
         index,
         store,
@@ -184,6 +188,8 @@ def val_loader(
         rect=config.rect,
         workers=worker_count(config),
         extras=extra_targets,
+        rank=ranks.rank if ranks else 0,
+        world=ranks.world if ranks else 1,
     )
 
 
@@ -194,7 +200,8 @@ def epoch_val_loader(trainer: TrainerParts) -> ValLoader:
     index = scan(config, trainer.spec, trainer.data, trainer.args.split, cache)
     store = image_store(config, index, trainer.imgsz, trainer.data, cache, trainer.args.cache)
     extra_targets = extras(config, trainer.spec, trainer.data)
-    return val_loader(config, index, store, max(trainer.model.stride), extra_targets)
+    stride = max(trainer.model.stride)
+    return val_loader(config, index, store, stride, extra_targets, trainer.ranks)
 
 
 def loader_for(config: ValConfig, spec: TaskSpec, net: BaseModel) -> ValLoader:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,11 +185,17 @@ def _move_class_rows(
     return [built.names[new] for new, _ in pairs]
 
 
-def frozen_modules(built: nn.Module, freeze: Any) -> list[str]:
-    """Turn `freeze` (first N layers, indices, or module names) into names of modules.
+def frozen_modules(built: Any, freeze: Any) -> list[str]:
+    """Turn `freeze` into names of modules.
+
+    Args:
+        built: a network made of `model.0`, `model.1`, ...
+        freeze: the number of first layers; or a list, or one, of indices, names of parts
+            ("backbone", "neck", "head": the rows before the YAML's `head`, between, the last one),
+            and module names, with `*` and `?` as in file names.
 
     Raises:
-        ConfigError: if a layer doesn't exist.
+        ConfigError: if nothing has the name.
     """
     if freeze is None:
         return []
@@ -196,14 +203,20 @@ def frozen_modules(built: nn.Module, freeze: Any) -> list[str]:
         wanted: Sequence[Any] = range(freeze)
     else:
         wanted = [freeze] if isinstance(freeze, str) else freeze
-    names = [f"model.{item}" if isinstance(item, int) else str(item) for item in wanted]
-    known = {name for name, _ in built.named_modules()}
-    for name in names:
-        if name not in known:
+    layers = [f"model.{i}" for i in range(len(built.model))]
+    first = len(built.yaml["backbone"])
+    parts = {"backbone": layers[:first], "neck": layers[first:-1], "head": layers[-1:]}
+    known = [name for name, _ in built.named_modules() if name]
+    names: list[str] = []
+    for item in wanted:
+        pattern = f"model.{item}" if isinstance(item, int) else str(item)
+        found = parts.get(pattern) or fnmatch.filter(known, pattern)
+        if not found:
             raise ConfigError(
-                f"freeze={freeze!r}: the network has no module {name!r}; its layers are model.0 "
-                f"to model.{len(built.model) - 1}"  # type: ignore[arg-type]
+                f"freeze={freeze!r}: the network has no module {pattern!r}; it has model.0 to "
+                f"{layers[-1]} and the parts {', '.join(parts)}"
             )
+        names += found
     return names
 
 

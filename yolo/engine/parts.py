@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from yolo.engine.ema import ModelEMA
     from yolo.engine.events import Callbacks
     from yolo.engine.progress import Progress
+    from yolo.engine.ranks import Ranks
     from yolo.engine.validator import Validator
     from yolo.nn.losses import Targets
     from yolo.tasks.spec import TaskSpec
@@ -32,6 +33,7 @@ class TrainerParts:
         args: the resolved options; a task's own are among them.
         save_dir: the run folder.
         device: where the network trains.
+        ranks: the processes that train it together.
         data: the dataset.
         fresh: the network starts from random weights.
         frozen: names of the modules that stay as they are.
@@ -48,6 +50,7 @@ class TrainerParts:
     progress: Progress
     save_dir: Path
     device: torch.device
+    ranks: Ranks
     epochs: int
     imgsz: Any
     batch_size: Any
@@ -120,6 +123,7 @@ class TrainerParts:
 
     def validate(self) -> dict[str, float]:
         """Score the averaged weights; return metrics and losses by column name."""
+        self.ranks.share_buffers(self.ema.ema)
         metrics = self.validator.run(
             self.ema.ema, self.test_loader, criterion=self.criterion, final=False
         )

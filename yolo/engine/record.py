@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from yolo.engine.table import loss_column
 if TYPE_CHECKING:
     from yolo.data.loader import Batch
     from yolo.engine.trainer import Trainer
+
+LOGGER = logging.getLogger(__name__)
 
 
 def epoch_row(trainer: Trainer) -> dict[str, float]:
@@ -100,6 +104,20 @@ def log_early_stop(trainer: Trainer) -> None:
         f"stopped early: no better {best.monitor} in the last {best.patience} epochs; best was "
         f"epoch {best.epoch + 1}"
     )
+
+
+def log_interrupt(trainer: Trainer, name: str) -> None:
+    """Say where a signal ended the run, and how it goes on."""
+    if not trainer.started or not trainer.args.save:
+        why = "save=False" if trainer.started else "no step was done"
+        LOGGER.warning("stopped by %s; %s, so there is nothing to resume", name, why)
+        return
+    LOGGER.warning(
+        "stopped by %s in epoch %d/%d after %d of %d batches; all is saved. Go on with:\n"
+        "  yolo train resume=True model=%s",
+        name, min(trainer.epoch + 1, trainer.epochs), trainer.epochs, trainer.batch_i,
+        len(trainer.train_loader), shlex.quote(str(trainer.last)),
+    )  # fmt: skip
 
 
 def log_end(trainer: Trainer, metrics: Any) -> None:

@@ -128,7 +128,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> None:
     trainer.stopper.value, trainer.stopper.epoch = state["best_value"], state["best_epoch"]
     trainer.history, trainer.metrics = list(saved.history), dict(saved.metrics)
     trainer.asked = state["asked"]
-    if trainer.batch_i >= len(trainer.train_loader):
+    if trainer.batch_i >= len(trainer.train_loader) and len(trainer.history) > trainer.epoch:
         trainer.epoch, trainer.batch_i = trainer.epoch + 1, 0
     trainer.start_epoch = trainer.epoch
     _warn_about_differences(state["threads"], saved.versions)

@@ -18,6 +18,18 @@ import yolo
 from yolo.errors import ConfigError
 
 
+def listed_devices(device: Any) -> list[str]:
+    """Return what a `device` option names, one entry a device; [] for None.
+
+    Args:
+        device: as users write it: [0, 1], "0,1", "cuda:1", "cpu".
+    """
+    if device is None or isinstance(device, torch.device):
+        return [] if device is None else [str(device)]
+    parts = device if isinstance(device, (list, tuple)) else str(device).split(",")
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
 def select_device(device: Any = None) -> torch.device:
     """Turn what users write into a torch device.
 
@@ -55,7 +67,7 @@ def select_device(device: Any = None) -> torch.device:
             "use device='cpu' or a smaller index"
         )
     if len(wanted) > 1:
-        raise ConfigError(f"device={device!r}: several devices in one run aren't supported yet")
+        raise ConfigError(f"device={device!r}: only train uses several devices; name one")
     return torch.device("cuda", wanted[0])
 
 

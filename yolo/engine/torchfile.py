@@ -275,9 +275,23 @@ def _text(value: Any) -> str:
     return value
 
 
+def _forward(owner: Any, name: Any) -> Record:
+    """Stand for getattr: 8.0 and 8.1 kept a head's `forward` of its base class, and nothing else.
+
+    What comes of it can't be called: the machine calls names alone.
+    """
+    if not isinstance(owner, Name) or name != "forward":
+        raise CheckpointError(
+            "refused: the pickle uses builtins.getattr on something else than a layer's forward; "
+            "nothing was run"
+        )
+    return Record(owner.text, (name,))
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": make_dict,
     **{f"{m}.{s}": make_set for m in ("builtins", "__builtin__") for s in ("set", "frozenset")},
+    **{f"{m}.getattr": _forward for m in ("builtins", "__builtin__")},
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch.Size": tuple,

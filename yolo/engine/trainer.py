@@ -22,18 +22,21 @@ from yolo.data.recipe import close_epoch
 from yolo.engine import build, inputs, network, record, resume
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain, save_checkpoint
 from yolo.engine.events import Callbacks
+from yolo.engine.interrupt import Interrupted, InterruptGuard, leave
 from yolo.engine.late import DivergedError, FiniteGuard, LateReader
 from yolo.engine.optim import apply_rates
 from yolo.engine.parts import TrainerParts
 from yolo.engine.profiling import StepProfiler
 from yolo.engine.progress import Progress
-from yolo.engine.runtime import autocast_dtype, reproducible, select_device
+from yolo.engine.ranks import Ranks, joined, own_device
+from yolo.engine.runtime import autocast_dtype, reproducible
 from yolo.engine.table import loss_column
 from yolo.errors import ConfigError
 
 if TYPE_CHECKING:
     from yolo.cfg.schema import TrainConfig
     from yolo.data.loader import Batch
+    from yolo.nn.losses import LossReport
     from yolo.tasks.spec import TaskSpec
 
 MAX_GRADIENT_NORM = 10.0
@@ -72,8 +75,8 @@ class Trainer(TrainerParts):
         self.callbacks = callbacks or Callbacks()
         self.resumed_from = saved
         self.progress = Progress(config.verbose)
-        self.device = select_device(config.device)
-        self.world_size = 1
+        self.device = own_device(config.device)
+        self.ranks = Ranks()
         self.epochs = resume.planned_epochs(config, saved)
         self.batch_size: Any = config.batch
         self.imgsz: Any = config.imgsz
@@ -85,7 +88,8 @@ class Trainer(TrainerParts):
         self.elapsed = 0.0  # seconds of training before this process
         self.epoch_time = 0.0
         self.train_time_start = self.epoch_time_start = self.saved_at = time.monotonic()
-        self.stop = self.finished = False
+        self.stop = self.started = self.finished = False
+        self.interrupt = InterruptGuard()
         self.history: list[dict[str, float]] = []
         self.metrics: dict[str, float] = {}
         self.fitness: float | None = None
@@ -97,14 +101,26 @@ class Trainer(TrainerParts):
     def train(self) -> Any:
         """Run the training and return the metrics object of the best weights.
 
+        Ctrl-C and SIGTERM end it after the current step, with a checkpoint to go on from.
+
         Raises:
             YoloError: for what a user can mend: options, data, a batch that doesn't fit.
+            SystemExit, KeyboardInterrupt: after a signal; see `interrupt.leave`.
         """
-        with reproducible(self.args.seed, self.args.deterministic):
+        with (
+            joined(self.device) as self.ranks,
+            self.interrupt,
+            reproducible(self.args.seed, self.args.deterministic),
+        ):
             try:
                 self.setup()
                 self.fit()
                 return self.finish()
+            except Interrupted as interrupted:
+                number = interrupted.number
+                if self.started and not self.finished:
+                    self.save_last(epoch=self.epoch - 1)
+                record.log_interrupt(self, str(interrupted))
             except torch.cuda.OutOfMemoryError as error:
                 raise ConfigError(
                     f"batch={self.batch_size} at imgsz={self.imgsz} doesn't fit the memory of "
@@ -113,31 +129,39 @@ class Trainer(TrainerParts):
             finally:
                 self.close()
                 self.fire("teardown")
+        leave(number)
 
     def setup(self) -> None:
         """Build everything a run needs, then take over the state to resume from."""
+        self.progress = Progress(self.args.verbose and self.ranks.main)
+        self.plots = self.args.plots and self.ranks.main
         self.fire("on_pretrain_routine_start")
-        self.save_dir = self.build_folder()
+        self.save_dir = self.ranks.share(self.build_folder() if self.ranks.main else None)
         self.wdir = self.save_dir / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         self.csv = self.save_dir / "results.csv"
-        self.data = self.build_data()
+        with self.ranks.main_first():
+            self.data = self.build_data()
         self.model = self.build_model()
-        self.step_model = torch.compile(self.model) if self.args.compile else self.model
+        self.step_model: Any = self.ranks.wrap(self.model, self.device, self.args.sync_bn)
+        if self.args.compile:
+            self.step_model = torch.compile(self.step_model)
         self.imgsz = inputs.input_size(self.args.imgsz, self.model.stride)
         self.amp_dtype = autocast_dtype(self.args.amp, self.device)
         self.amp = self.amp_dtype is not None
         fp16 = self.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self.criterion = self.build_criterion()
+        with self.ranks.main_first():
+            self.criterion = self.build_criterion()
+            self.batch_size = build.batch_size(self)
+            self.train_loader = self.build_train_loader()
         self.loss_names: tuple[str, ...] = tuple(self.criterion.names)
-        self.batch_size = build.batch_size(self)
-        self.train_loader = self.build_train_loader()
         self.optimizer, self.scheduler, self.resolved = self.build_optimizer()
         self.asked = {name: plain(getattr(self.args, name)) for name in self.resolved}
         self.accumulate = self.scheduler.accumulate
         self.ema = self.build_ema()
-        self.test_loader = self.build_val_loader()
+        with self.ranks.main_first():
+            self.test_loader = self.build_val_loader()
         self.validator = self.build_validator()
         self.stopper = build.best_epoch(self)
         self.guard = FiniteGuard(self.device)
@@ -147,22 +171,25 @@ class Trainer(TrainerParts):
         self.profiler = StepProfiler(self.save_dir, self.args.profile)
         if self.resumed_from is not None:
             resume.restore(self, self.resumed_from)
-        self.wdir.mkdir(parents=True, exist_ok=True)
-        record.write_options(self)
-        record.picture_labels(self)
-        record.log_start(self)
+        if self.ranks.main:
+            self.wdir.mkdir(parents=True, exist_ok=True)
+            record.write_options(self)
+            record.picture_labels(self)
+            record.log_start(self)
         self.fire("on_pretrain_routine_end")
 
     def fit(self) -> None:
         """Run the epochs that are left."""
         self.train_time_start = self.saved_at = time.monotonic()
-        self.fire("on_train_start")
-        if self.resumed_from is None:
-            self.save_last(epoch=-1)  # so that a run killed in its first epoch can go on, too
-        while self.epoch < self.epochs and not self.stop:
-            self.train_epoch()
-            if self.batch_i == len(self.train_loader):
-                self.end_epoch()
+        with self.interrupt.deferred():
+            self.started = True
+            self.fire("on_train_start")
+            if self.resumed_from is None:
+                self.save_last(epoch=-1)  # so that a run killed in its first epoch can go on, too
+            while self.epoch < self.epochs and not self.stop:
+                self.train_epoch()
+                if self.batch_i == len(self.train_loader):
+                    self.end_epoch()
 
     def train_epoch(self) -> None:
         """Train on what is left of the current epoch, or until something wants to stop."""
@@ -182,20 +209,23 @@ class Trainer(TrainerParts):
             self.train_step(batch)
             self.profiler.after_step()
             self.fire("on_train_batch_end")
-            self.stop = self.stop or self.out_of_time()
+            self.stop = bool(self.ranks.largest(self.stop or self.out_of_time()))
             if self.stop:
                 break
             self.save_between_steps()
+            self.interrupt.noted = self.ranks.largest(self.interrupt.noted or 0) or None
+            self.interrupt.check()
         self.fire("on_train_epoch_end")
 
     def train_step(self, batch: Batch) -> None:
         """Forward, backward, and an optimizer step once enough batches are accumulated."""
         rates = self.scheduler.at(self.iteration, self.epoch)
         apply_rates(self.optimizer, rates)
-        report = self.forward(batch)
-        self.scaler.scale(report.total).backward()
-        self.loss, self.loss_items = report.total.detach(), report.parts
-        self.note_loss(self.loss)
+        with self.ranks.joint():
+            report = self.forward(batch)
+            # Each rank has its share of the loss, and gradients are averaged, not added up.
+            self.scaler.scale(report.total * self.ranks.world).backward()
+            self.note_loss(report)
         self.iteration += 1
         self.batch_i += 1
         self.accumulated += 1
@@ -209,11 +239,13 @@ class Trainer(TrainerParts):
             raw = self.step_model(images)
         return self.criterion(raw, targets)
 
-    def note_loss(self, loss: Tensor) -> None:
+    def note_loss(self, report: LossReport) -> None:
         """Add the step's loss items to the epoch's sums, unless the loss isn't finite."""
-        finite = torch.isfinite(loss)
-        items = torch.stack([self.loss_items[name] for name in self.loss_names])
-        row = torch.cat((items, items.new_ones(1)))  # the last column counts the steps
+        parts = [report.total.detach(), *(report.parts[name] for name in self.loss_names)]
+        self.loss, *items = self.ranks.sum(torch.stack(parts)).unbind()
+        self.loss_items = dict(zip(self.loss_names, items, strict=True))
+        finite = torch.isfinite(self.loss)
+        row = torch.stack((*items, torch.ones_like(self.loss)))  # the last column counts the steps
         self.loss_sums += torch.where(finite, row, 0.0)
         self.window_finite &= finite
 
@@ -243,7 +275,8 @@ class Trainer(TrainerParts):
         self.plan_time()
         last = self.stop or self.epoch + 1 >= self.epochs
         due = self.args.val and (self.epoch + 1) % self.args.val_every == 0
-        self.metrics = self.validate() if due or last else {}
+        with self.interrupt.allowed():
+            self.metrics = self.validate() if due or last else {}
         row = record.epoch_row(self)
         self.fitness = self.metrics.get(self.stopper.monitor)
         improved = bool(self.metrics) and self.stopper.update(self.epoch, row | self.metrics)
@@ -251,10 +284,11 @@ class Trainer(TrainerParts):
         if self.metrics and not last and self.stopper.exhausted(self.epoch):
             record.log_early_stop(self)
             self.stop = True
-        self.stop = self.stop or self.out_of_time()
+        self.stop = bool(self.ranks.largest(self.stop or self.out_of_time()))
         self.save_epoch(improved)
-        record.write_results(self)
-        record.log_epoch(self, row)
+        if self.ranks.main:
+            record.write_results(self)
+            record.log_epoch(self, row)
         self.fire("on_fit_epoch_end")
         self.epoch, self.batch_i = self.epoch + 1, 0
 
@@ -266,8 +300,9 @@ class Trainer(TrainerParts):
         self.metrics = dict(metrics.results_dict)
         self.finished = True
         self.save_last(epoch=self.epoch - 1)
-        record.write_results(self)
-        record.draw_results(self)
+        if self.ranks.main:
+            record.write_results(self)
+            record.draw_results(self)
         self.fire("on_fit_epoch_end")
         self.fire("on_train_end")
         record.log_end(self, metrics)
@@ -277,9 +312,12 @@ class Trainer(TrainerParts):
         """Return a copy of the network with the best weights, or the last where none are saved."""
         model = copy.deepcopy(self.ema.ema)
         if self.args.save:
-            if self.stopper.epoch < 0 or not self.best.is_file():  # stopped before any score
-                save_checkpoint(self.best, self.checkpoint(self.epoch - 1, with_state=False))
-            model.load_state_dict(load_checkpoint(self.best).weights)
+            weights = None
+            if self.ranks.main:
+                if self.stopper.epoch < 0 or not self.best.is_file():  # stopped before any score
+                    save_checkpoint(self.best, self.checkpoint(self.epoch - 1, with_state=False))
+                weights = load_checkpoint(self.best).weights
+            model.load_state_dict(self.ranks.share(weights))
         for mine, fresh in zip(model.parameters(), self.model.parameters(), strict=True):
             mine.requires_grad_(fresh.requires_grad)
         return model
@@ -290,7 +328,7 @@ class Trainer(TrainerParts):
             part = getattr(self, name, None)
             if part is not None:
                 part.close()
-        if hasattr(self, "save_dir") and not self.args.exist_ok:
+        if hasattr(self, "save_dir") and self.ranks.main and not self.args.exist_ok:
             with contextlib.suppress(OSError):
                 self.save_dir.rmdir()  # removes nothing that holds something
 
@@ -319,6 +357,11 @@ class Trainer(TrainerParts):
     def lr(self) -> dict[str, float]:
         """Learning rates by group, as in the columns of results.csv."""
         return {f"lr/pg{i}": g["lr"] for i, g in enumerate(self.optimizer.param_groups)}
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.ranks.world
 
     @property
     def best_fitness(self) -> float | None:
@@ -352,7 +395,7 @@ class Trainer(TrainerParts):
         """Choose the number of epochs anew so that the run ends with its time budget."""
         if self.args.time is None:
             return
-        mean = self.seconds() / (self.epoch + 1)
+        mean = self.ranks.share(self.seconds()) / (self.epoch + 1)
         self.epochs = max(math.floor(self.args.time * 3600 / mean), self.epoch + 1)
         self.scheduler = replace(self.scheduler, epochs=self.epochs)
 
@@ -364,7 +407,7 @@ class Trainer(TrainerParts):
 
     def save_last(self, epoch: int) -> None:
         """Write last.pt, from which the run can go on; `epoch` is the last finished one."""
-        if self.args.save:
+        if self.args.save and self.ranks.main:
             save_checkpoint(self.last, self.checkpoint(epoch, with_state=True))
             self.saved_at = time.monotonic()
 
@@ -382,7 +425,7 @@ class Trainer(TrainerParts):
 
     def save_epoch(self, improved: bool) -> None:
         """Write best.pt (first, so that last.pt never runs ahead of it), last.pt, epochN.pt."""
-        if not self.args.save:
+        if not self.args.save or not self.ranks.main:
             return
         weights = [self.best] if improved else []
         if self.args.save_period > 0 and (self.epoch + 1) % self.args.save_period == 0:

@@ -26,6 +26,7 @@ from yolo.engine.folders import free_stem
 from yolo.engine.image_ids import unique_image_ids
 from yolo.engine.inputs import loader_for, preprocess
 from yolo.engine.metrics import ImageRecord
+from yolo.engine.ranks import Ranks
 from yolo.engine.runtime import autocast_dtype
 from yolo.engine.sheet import save_batch
 from yolo.engine.table import loss_column
@@ -95,6 +96,7 @@ class Validator:
         plots: True when figures and pictures are written.
         stride: pixels a cell of each level of the model.
         canvas: (h, w) of the current batch, pixels.
+        ranks: those that share the images.
         finished: the model gives rows after suppression, as exported files can.
         dataloader, device, names, save_dir, args, confusion_matrix: as named.
     """
@@ -126,6 +128,7 @@ class Validator:
         self.loss: dict[str, float] = {}
         self.seen = self.batch_i = 0
         self.training = False
+        self.ranks = Ranks()
         self._losses: dict[str, Tensor] = {}
         self._image_ids: list[int | str] = []
         self._ms = dict.fromkeys(self.metrics.speed, 0.0)
@@ -249,7 +252,7 @@ class Validator:
         self.dataloader, self.training = loader, not final
         self.stride = tuple(getattr(model, "stride", (1,)))
         self.finished = bool(getattr(model, "nms", False))
-        self.plots = self.args.plots and final
+        self.plots = self.args.plots and final and self.ranks.main
         self.names = {int(k): str(v) for k, v in dict(getattr(model, "names", {})).items()}
         highest = int(np.flatnonzero(self.index.class_counts()).max(initial=-1))
         if highest >= len(self.names):
@@ -312,14 +315,29 @@ class Validator:
 
     def _finish(self) -> None:
         self.metrics.speed.update({k: v / max(self.seen, 1) for k, v in self._ms.items()})
+        self._gather()
         self.loss = {k: float(v) / max(self.seen, 1) for k, v in self._losses.items()}
         self.metrics.process()
-        if self.training:  # the trainer has its own line for each epoch
+        if self.training or not self.ranks.main:  # the trainer has its own line for each epoch
             return
         if self.args.verbose:
             table = self.metrics.table()
             self.progress.line(table) if self.progress else LOGGER.info("%s", table)
         self._write_files()
+
+    def _gather(self) -> None:
+        """Take what the other ranks found: then each has the same, and scores it alike."""
+        if self.ranks.world == 1:
+            return
+        sums = {name: float(value) for name, value in self._losses.items()}
+        parts = self.ranks.gather((self.metrics.records, sums, self.seen))
+        for rank, (records, _, _) in enumerate(parts):
+            for record in records if rank != self.ranks.rank else ():
+                self.metrics.update(record)
+        names = dict.fromkeys(name for _, losses, _ in parts for name in losses)
+        summed = {name: sum(losses.get(name, 0.0) for _, losses, _ in parts) for name in names}
+        self._losses = {name: torch.tensor(value) for name, value in summed.items()}
+        self.seen = sum(seen for _, _, seen in parts)
 
     def _write_files(self) -> None:
         """Write what the options ask for."""

@@ -11,14 +11,14 @@ stand-in for the package alone; `yolo.backends.engine` names the page.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from yolo.backends.engine import cuda_device, import_tensorrt, join, new_logger
+from yolo.backends.engine import cuda_device, import_tensorrt, join
 from yolo.errors import ExportError
-from yolo.export.metadata import as_json
 from yolo.export.onnx import make
 from yolo.export.quantize import graph_inputs, quantize
 
@@ -57,7 +57,7 @@ def write(graph: ExportGraph, example: Tensor, path: Path, job: Job) -> None:
         model = quantize(model, inputs, symmetric=True)
     with torch.cuda.device(device):
         plan = build(trt, model.SerializeToString(), tuple(example.shape), job)
-    path.write_bytes(join(as_json(job.metadata), plan))
+    path.write_bytes(join(json.dumps(job.metadata), plan))
 
 
 def build(trt: Any, model: bytes, shape: tuple[int, ...], job: Job) -> bytes:
@@ -72,7 +72,7 @@ def build(trt: Any, model: bytes, shape: tuple[int, ...], job: Job) -> bytes:
     Raises:
         ExportError: if TensorRT refuses the model.
     """
-    logger = new_logger(trt)
+    logger = trt.Logger(trt.ILogger.Severity.WARNING)
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
@@ -91,7 +91,7 @@ def build(trt: Any, model: bytes, shape: tuple[int, ...], job: Job) -> bytes:
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError("TensorRT can't build the graph; the log says why")
+        raise ExportError("TensorRT can't build the graph; see what it printed")
     return bytes(plan)
 
 

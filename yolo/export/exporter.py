@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo.backends import open_backend
+from yolo.backends.exported import reason
 from yolo.backends.metadata import RAW
 from yolo.engine.events import Callbacks
 from yolo.engine.inputs import input_size
@@ -26,18 +25,18 @@ from yolo.engine.progress import Progress
 from yolo.engine.runtime import select_device
 from yolo.errors import ConfigError, ExportError, YoloError
 from yolo.export.formats import FORMATS, Axes, Format, Job
-from yolo.export.graph import ExportGraph, as_tuple
+from yolo.export.graph import ExportGraph
 from yolo.export.metadata import describe
 from yolo.export.nms import Suppression
 from yolo.export.probes import IMAGES, probes, raw_probes
-from yolo.export.proof import BOUNDS, Agreement, Rules, floor_of, prove
+from yolo.export.proof import BOUNDS, Agreement, Rules, expected, floor_of, prove
 from yolo.export.raw import RawCrop, RawLetterbox
 
 if TYPE_CHECKING:
     from yolo.cfg.schema import ExportConfig
-    from yolo.tasks.spec import TaskSpec
+    from yolo.tasks.spec import Outputs, TaskSpec
 
-_HARMLESS = frozenset({"opset", "simplify", "workspace", "split"})
+_HARMLESS = frozenset({"opset", "workspace"})
 """Options that a format may ignore: without them the file does the same."""
 
 
@@ -75,8 +74,9 @@ class Exporter:
         self.device = select_device("cpu" if config.device is None else config.device)
         self.stride = int(max(self.network.stride))
         self.size = input_size(config.imgsz, self.network.stride)
+        self.layout: Outputs = spec.outputs  # type: ignore[assignment]  # _check has seen to it
         self.raw = isinstance(config.preprocess, str)
-        self.nms = config.nms or (self.raw and spec.outputs.boxes)  # type: ignore[union-attr]
+        self.nms = config.nms or (self.raw and self.layout.boxes)
         kind = "_int8" if config.int8 else "_aoti" if config.compile else ""
         stem = Path(stem)
         self.target = stem.with_name(f"{stem.name}{kind}{self.format.suffix}")
@@ -92,16 +92,16 @@ class Exporter:
         """
         self.callbacks.fire("on_export_start", self)
         start = time.perf_counter()
-        reference = self.graph(half=False)
-        graph = self.graph(half=True) if self.args.half else reference
-        inputs = self.inputs()
+        self._reference = self._graph = self.graph(half=False)
+        if self.args.half:
+            self._graph = self.graph(half=True)
+        self._example, self._inputs = self.inputs()
         with _hidden_folder(self.target.parent) as folder:
-            hidden = folder / self.target.name
-            twin = self._prove_with_boxes(graph, reference, inputs, hidden)
-            self._write(graph, hidden)
-            self.agreement = self._prove(reference, inputs, hidden)
-            if twin is not None:
-                self.agreement.join(twin)
+            hidden, twin = folder / self.target.name, folder / "twin" / self.target.name
+            agreement = self._prove_with_boxes(twin)
+            self.agreement = self._prove(hidden)
+            if agreement is not None:
+                self.agreement.join(agreement)
             _move(hidden, self.target)
         self.file = self.target
         took = time.perf_counter() - start
@@ -113,21 +113,18 @@ class Exporter:
 
     def graph(self, half: bool) -> ExportGraph:
         """Build what is exported."""
-        args, layout = self.args, self.spec.outputs
-        assert layout is not None
+        args, layout = self.args, self.layout
         before: Any = args.preprocess
-        kpt_shape = getattr(self.network, "kpt_shape", None)
-        if self.raw:
-            rgb = RAW[before]
-            before = RawCrop(self.size, rgb=rgb)
-            if layout.fit == "letterbox":
-                before = RawLetterbox(
-                    self.size,
-                    rgb=rgb,
-                    stride=self.stride if args.dynamic else None,
-                    rotated=layout.rotated,
-                    kpt_shape=kpt_shape,
-                )
+        if self.raw and layout.fit == "letterbox":
+            before = RawLetterbox(
+                self.size,
+                rgb=RAW[before],
+                stride=self.stride if args.dynamic else None,
+                rotated=layout.rotated,
+                kpt_shape=getattr(self.network, "kpt_shape", None),
+            )
+        elif self.raw:
+            before = RawCrop(self.size, rgb=RAW[before])
         nms = None
         if self.nms:
             nms = Suppression(
@@ -140,103 +137,78 @@ class Exporter:
             )
         return ExportGraph(self.network, before, nms, args.postprocess, half).to(self.device)
 
-    def inputs(self) -> list[np.ndarray]:
-        """Return what the file is proved on."""
-        channels = int(self.network.num_channels)
-        if self.raw:
-            return raw_probes(self.size, channels)
-        own = getattr(self.args.preprocess, "example", None)
-        if isinstance(own, Tensor):
-            return _like(own)
-        return probes(self.size, channels, self.stride, self.args.batch, self.args.dynamic)
-
-    def example(self) -> Tensor:
-        """Return the input that the graph is traced with."""
+    def inputs(self) -> tuple[Tensor, list[np.ndarray]]:
+        """Return the input that the graph is traced with, and those that the file is proved on."""
         channels, dynamic = int(self.network.num_channels), self.args.dynamic
         own = getattr(self.args.preprocess, "example", None)
         if self.raw:
-            found = torch.zeros(2 * self.size[0], 3 * self.size[1], channels, dtype=torch.uint8)
+            example = torch.zeros(2 * self.size[0], 3 * self.size[1], channels, dtype=torch.uint8)
+            found = raw_probes(self.size, channels)
         elif isinstance(own, Tensor):
-            found = own
+            example, found = own, _like(own.cpu().numpy())
         else:
             # Sizes that are to stay free differ, and none is 1, which torch takes for fixed.
             size = (2 * self.stride, 3 * self.stride) if dynamic is True else self.size
-            found = torch.zeros(2 if dynamic else self.args.batch, channels, *size)
-        return found.to(self.device)
+            example = torch.zeros(2 if dynamic else self.args.batch, channels, *size)
+            found = probes(self.size, channels, self.stride, self.args.batch, dynamic)
+        return example.to(self.device), found
 
     def axes(self, outputs: Sequence[str]) -> Axes:
         """Return the sizes that stay free."""
-        layout, dynamic = self.spec.outputs, self.args.dynamic
-        assert layout is not None
-        if self.raw:
-            free: dict[str, dict[int, str]] = {"images": {0: "height", 1: "width"}}
-            first = {}
-        elif not dynamic:
+        layout, dynamic = self.layout, self.args.dynamic
+        if not (self.raw or dynamic):
             return {}
-        else:
-            sides = {2: "height", 3: "width"} if dynamic is True else {}
-            free, first = {"images": {0: "batch", **sides}}, {0: "batch"}
+        batch = {} if self.raw else {0: "batch"}
+        sides = {2: "height", 3: "width"} if dynamic is True else {}
+        free = {"images": {0: "height", 1: "width"} if self.raw else {**batch, **sides}}
         for i, name in enumerate(outputs):
             known = self.args.postprocess is None and not (i == 0 and self.nms)
             sizes = layout.axes[i] if known and dynamic is True and i < len(layout.axes) else {}
-            if first or sizes:
-                free[name] = {**first, **sizes}
-        return free
+            free[name] = {**batch, **sizes}
+        return {name: sizes for name, sizes in free.items() if sizes}
 
-    def _write(self, graph: ExportGraph, path: Path) -> None:
-        """Write the file, as a fault's cause tells what failed."""
-        example = self.example()
+    def _prove(self, path: Path) -> Agreement:
+        """Write the file, and compare it with the graph in float32."""
+        graph, example = self._graph, self._example
         with torch.no_grad():
-            count = len(graph(example))
-        outputs = tuple(f"output{i}" for i in range(count))
-        job = Job(
-            self.args,
-            describe(self.args, self.spec, self.network, self.size, self.nms),
-            outputs=outputs,
-            axes=self.axes(outputs),
-            calibration=self._calibration if self.args.int8 else None,
-        )
+            outputs = tuple(f"output{i}" for i in range(len(graph(example))))
+        facts = describe(self.args, self.spec, self.network, self.size, self.nms)
+        job = Job(self.args, facts, ("images",), outputs, self.axes(outputs), self._calibration)
         module, _, name = self.format.writer.partition(":")
-        writer = getattr(importlib.import_module(module), name)
         try:
-            writer(graph, example, path, job)
-        except (YoloError, KeyboardInterrupt):
+            getattr(importlib.import_module(module), name)(graph, example, path, job)
+        except YoloError:
             raise
         except Exception as error:  # torch and the runtimes' tools raise whatever they like
-            reason = str(error).strip().splitlines()[0] if str(error) else ""
             raise ExportError(
-                f"format={self.format.name!r}: the model can't be written "
-                f"({type(error).__name__}: {reason[:300]})"
+                f"format={self.format.name!r}: the model can't be written ({reason(error)})"
             ) from error
-
-    def _prove(self, graph: ExportGraph, inputs: Sequence[np.ndarray], path: Path) -> Agreement:
-        """Compare the file with the graph in float32."""
+        runner = self._runner(path)
         try:
-            return prove(graph, self._runner(path), inputs, self.rules(graph))
-        except ExportError as error:
+            return prove(self._reference, runner, self._inputs, self.rules())
+        except Exception as error:  # so may the runtimes
+            why = str(error) if isinstance(error, ExportError) else reason(error)
             raise ExportError(
                 f"{self.target}: not written, since what it computes isn't what the model does: "
-                f"{error}"
+                f"{why}"
             ) from error
 
-    def _prove_with_boxes(
-        self, graph: ExportGraph, reference: ExportGraph, inputs: Sequence[np.ndarray], path: Path
-    ) -> Agreement | None:
+    def _prove_with_boxes(self, path: Path) -> Agreement | None:
         """Prove a twin of the file with a lower score floor, where too few boxes reach its own."""
-        if not self.nms or self.args.postprocess is not None:
+        rules, graphs = self.rules(), (self._graph, self._reference)
+        if not (rules.nms and rules.boxes):
             return None
-        predictions = [p for x in inputs for p in _predictions(reference, x)]
-        floor = floor_of(predictions, replace(self.rules(reference), nms=False))
-        own = reference.nms.conf
-        if floor > 0.8 * own:  # floor_of looks for a gap that far down
+        seen = [p for x in self._inputs for p in expected(graphs[1], x, rules).predictions]
+        floor = floor_of(seen, rules)
+        if floor > 0.8 * rules.conf:  # floor_of looks for a gap that far down
             return None
-        graph.nms.conf = reference.nms.conf = floor
-        try:
-            self._write(graph, path)
-            return self._prove(reference, inputs, path)
-        finally:
-            graph.nms.conf = reference.nms.conf = own
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.parent.mkdir()
+        for graph in graphs:
+            graph.nms.conf = floor
+        agreement = self._prove(path)
+        for graph in graphs:
+            graph.nms.conf = rules.conf
+        return agreement
 
     def _runner(self, path: Path) -> Any:
         if self.args.compile:
@@ -246,20 +218,20 @@ class Exporter:
         kind = self.format.device or self.device.type
         return open_backend(path, str(self.device) if kind == self.device.type else kind).run
 
-    def rules(self, graph: ExportGraph) -> Rules:
+    def rules(self) -> Rules:
         """Say how outputs are to be read and compared."""
-        args, layout = self.args, self.spec.outputs
-        assert layout is not None
+        args, nms = self.args, self._reference.nms
         shape = getattr(self.network, "kpt_shape", None)
         return Rules(
-            layout,
+            self.layout,
             len(self.network.names),
             shape[1] if shape else None,
-            nms=self.nms,
+            nms=nms is not None,
             opaque=args.postprocess is not None,
-            conf=graph.nms.conf if self.nms else args.conf,
+            conf=args.conf if nms is None else nms.conf,
             iou=args.iou,
             max_det=args.max_det,
+            candidates=Rules.candidates if nms is None else nms.candidates,
             agnostic=args.agnostic_nms,
             bounds=BOUNDS["int8" if args.int8 else "fp16" if args.half else "fp32"],
         )
@@ -290,28 +262,24 @@ def _check(config: ExportConfig, spec: TaskSpec, form: Format) -> None:
         raise ConfigError(
             f"export: the task {spec.name!r} doesn't say its outputs; set outputs= in its TaskSpec"
         )
-    every = set().union(*(f.takes for f in FORMATS.values())) | {"nms", "preprocess", "postprocess"}
-    asked = {n for n in config.model_fields_set & every if getattr(config, n)}
-    refused = asked - form.takes - _HARMLESS - {"nms", "preprocess", "postprocess"}
+    some = set().union(*(f.takes for f in FORMATS.values()))
+    refused = {n for n in config.model_fields_set & some - _HARMLESS if getattr(config, n)}
+    refused -= form.takes
     if refused:
         able = [f.name for f in FORMATS.values() if refused <= f.takes]
         raise ConfigError(
             f"format={form.name!r} doesn't take {', '.join(sorted(refused))}"
             + (f"; use format={' or '.join(map(repr, able))}" if able else "")
         )
-    raw = isinstance(config.preprocess, str)
+    before, after = config.preprocess, config.postprocess
+    raw, modules = isinstance(before, str), nn.Module | None
+    known = before in RAW if raw else isinstance(before, modules)
     faults = {
         "int8 and half: choose one": config.int8 and config.half,
         "int8=True needs data=, whose images set the scales": config.int8 and config.data is None,
         f"nms=True: {spec.name!r} has no boxes": config.nms and not spec.outputs.boxes,
-        f"preprocess={config.preprocess!r}: expected a torch module, {' or '.join(RAW)}": (
-            config.preprocess not in RAW
-            if raw
-            else not isinstance(config.preprocess, nn.Module | None)
-        ),
-        "postprocess: expected a torch module": not isinstance(
-            config.postprocess, nn.Module | None
-        ),
+        f"preprocess={before!r}: expected a torch module, {' or '.join(RAW)}": not known,
+        "postprocess: expected a torch module": not isinstance(after, modules),
         "preprocess='raw' takes one image a call; leave batch and dynamic='batch' out": (
             raw and (config.batch > 1 or config.dynamic == "batch")
         ),
@@ -321,24 +289,12 @@ def _check(config: ExportConfig, spec: TaskSpec, form: Format) -> None:
             raise ConfigError(f"export: {text}")
 
 
-def _predictions(graph: ExportGraph, x: np.ndarray) -> np.ndarray:
-    """Return the network's predictions (B, 4 + C + E, A), before suppression."""
-    with torch.no_grad():
-        at = next(graph.parameters()).device
-        outputs, _ = graph.predictions(torch.from_numpy(x).to(at))
-    return as_tuple(outputs)[0].cpu().numpy()
-
-
-def _like(example: Tensor) -> list[np.ndarray]:
+def _like(example: np.ndarray) -> list[np.ndarray]:
     """Return inputs of the shape and type of a user's example: that one, and noise."""
     rng = np.random.default_rng(0)
-    first = example.cpu().numpy()
-    whole = first.dtype.kind != "f"
-    noise = [
-        rng.integers(0, 256, first.shape) if whole else rng.random(first.shape)
-        for _ in range(IMAGES - 1)
-    ]
-    return [first, *(x.astype(first.dtype) for x in noise)]
+    most = 1 if example.dtype.kind == "f" else 256
+    noise = [rng.random(example.shape) * most for _ in range(IMAGES - 1)]
+    return [example, *(x.astype(example.dtype) for x in noise)]
 
 
 @contextmanager

@@ -27,8 +27,7 @@ class Job:
 
     Attributes:
         config: the options of the export.
-        metadata: what the file says of itself, plain data by key; `yolo.export.metadata` writes
-            it as text (`as_text`) or JSON (`as_json`).
+        metadata: what the file says of itself, plain data by key.
         inputs: names of the graph's inputs, in their order.
         outputs: names of its outputs, in their order.
         axes: the sizes that stay free, by input and output; empty for a static file.
@@ -54,7 +53,6 @@ class Format:
         writer: "module:name" of `write(graph: ExportGraph, example: Tensor, path: Path, job: Job)`,
             which writes the file or folder `path`.
         takes: options of the export that mean something for it, beyond those all formats have.
-        folder: the result is a folder.
         device: kind of device that its runtime proves it on, None where it is that of the export.
     """
 
@@ -62,31 +60,29 @@ class Format:
     suffix: str
     writer: str
     takes: frozenset[str]
-    folder: bool = False
     device: str | None = None
 
 
 FORMATS: Registry[Format] = Registry("export format")
 
-_GRAPH = frozenset({"half", "dynamic", "nms", "preprocess", "postprocess"})
+_GRAPH = frozenset({"half", "dynamic"})
 
 for _format in (
     Format("torchscript", ".torchscript", "yolo.export.torchscript:write", _GRAPH),
-    Format("onnx", ".onnx", "yolo.export.onnx:write", _GRAPH | {"opset", "simplify"}, device="cpu"),
+    Format("onnx", ".onnx", "yolo.export.onnx:write", _GRAPH | {"opset"}, device="cpu"),
     Format("torch_export", ".pt2", "yolo.export.torch_export:write", _GRAPH | {"compile"}),
     Format(
         "openvino",
         "_openvino_model",
         "yolo.export.openvino:write",
-        _GRAPH | {"int8", "simplify"},
-        folder=True,
+        _GRAPH | {"int8"},
         device="cpu",
     ),
     Format(
         "engine",
         ".engine",
         "yolo.export.engine:write",
-        _GRAPH | {"int8", "simplify", "workspace"},
+        _GRAPH | {"int8", "workspace"},
         device="cuda",
     ),
 ):

@@ -50,7 +50,10 @@ class ExportGraph(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the whole chain; give its outputs in order."""
-        outputs, state = self.predictions(x)
+        return self.finish(*self.predictions(x))
+
+    def finish(self, outputs: tuple[Tensor, ...], state: Any) -> tuple[Tensor, ...]:
+        """Run the rest of the graph on what `predictions` gives."""
         if self.nms is not None:
             outputs = as_tuple(self.nms(outputs))
         if hasattr(self.preprocess, "restore"):

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair the boxes that two runtimes keep of one image, rounding allowed for.
+"""Judge the boxes that a file keeps of an image by all that torch could have kept.
 
-Suppression turns the least difference between two scores into another box: of two that overlap
-and are as sure as each other, one runtime keeps this and one that. So a box without a partner is
-excused where rounding explains it: it is as sure as the floor; it overlaps one that is as sure, or
-overlaps it by just the threshold; or it overlaps one that is excused itself. A box of theirs that
-isn't even among my candidates has no excuse, and gives none.
+Suppression turns the least difference between two scores into another box, so two lists of boxes
+can't be held against each other. But one list alone, equal scores apart, has these properties, by
+which any list can be judged:
 
-Shapes: n rows of mine, m of theirs, k candidates, each (6 + E): box, score, class, further values.
+1. each of its boxes is a candidate;
+2. no two of one class overlap by more than the threshold;
+3. what isn't in it, though its score is over the floor, overlaps a surer one that is.
+
+Among rotated boxes, which go by those that went themselves, too, a box of the list must overlap no
+surer candidate, and what isn't in it must overlap one.
+
+Rows are compared as they come out, overlaps are those of the boxes that the network gave: what is
+limited to the image afterwards overlaps otherwise.
+
+Shapes: n rows, k candidates, each (6 + E): box, score, class, further values.
 """
 
 from __future__ import annotations
@@ -18,107 +26,81 @@ import numpy as np
 
 from yolo.nn.rotated import prob_iou
 
-SLACK = 0.02
-"""How far an overlap may be from the threshold and still be on either side of it."""
 
-
-class Pairing(NamedTuple):
-    """Which rows belong together.
+class Judgement(NamedTuple):
+    """What a list of boxes is worth.
 
     Attributes:
-        pairs: (k, 2) places in mine and theirs.
-        mine, theirs: places of rows without partner and excuse.
+        places: (n,) the candidate that each row is, -1 for none.
+        wrong: (w,) rows that shouldn't be there.
+        missing: (m,) candidates that should.
     """
 
-    pairs: np.ndarray
-    mine: list[int]
-    theirs: list[int]
+    places: np.ndarray
+    wrong: np.ndarray
+    missing: np.ndarray
 
 
-def pair_rows(
-    mine: np.ndarray,
-    theirs: np.ndarray,
+def judge(
+    rows: np.ndarray,
     candidates: np.ndarray,
+    restored: np.ndarray,
     limits: np.ndarray,
     *,
     iou: float,
+    slack: float,
     tie: float,
-    floor: float = 0.0,
-    limit: int | None = None,
+    floor: float,
     rotated: bool = False,
     agnostic: bool = False,
-) -> Pairing:
-    """Pair rows.
+) -> Judgement:
+    """Judge the rows of one image.
 
     Args:
-        mine: (n, 6 + E).
-        theirs: (m, 6 + E).
-        candidates: (k, 6 + E) mine before the suppression.
-        limits: (6 + E,) how far the numbers of a pair may be apart.
+        rows: (n, 6 + E).
+        candidates: (k, 6 + E) before the suppression; boxes_xyxy, or centre and sides where
+            `rotated`, whose angle is the last value.
+        restored: (k, 6 + E) the same as they would come out.
+        limits: (n, 6 + E) > 0, how far a row's numbers may be from its candidate's.
         iou: boxes that overlap by more suppress each other.
+        slack: how far an overlap may be from the threshold and still be on either side of it.
         tie: scores that are no further apart are equal.
-        floor: score around which a row may be on either side.
-        limit: most rows of a side; what is less sure than the last one may have been cut off.
-        rotated: boxes are centre, sides, and the last value as their angle.
+        floor: score over which a candidate has to be kept or suppressed.
+        rotated: see above.
         agnostic: boxes of different classes suppress each other, too.
     """
-    pairs: list[tuple[int, int]] = []
-    free = list(range(len(theirs)))
-    left = []
-    for i, row in enumerate(mine):
-        apart = np.abs(theirs[free] - row)
-        good = np.flatnonzero((apart <= limits).all(1))
-        if len(good):
-            best = int(good[apart[good, :4].max(1).argmin()])
-            pairs.append((i, free.pop(best)))
-        else:
-            left.append(i)
-    overlaps = _overlaps(mine, theirs, rotated, agnostic)
-    real = np.ones(len(theirs), dtype=bool)
-    for j in free:
-        real[j] = (np.abs(candidates - theirs[j]) <= limits).all(1).any()
-    rivals = (overlaps > iou - SLACK) & real
-    equal = np.abs(mine[:, 4][:, None] - theirs[:, 4]) <= tie
-    seeds = [(rivals & (equal | (overlaps < iou + SLACK))).any(axis) for axis in (1, 0)]
-    for rows, others, seed in ((mine, theirs, seeds[0]), (theirs, mine, seeds[1])):
-        seed |= rows[:, 4] <= floor + tie
-        if len(others) == limit:
-            seed |= rows[:, 4] <= others[-1, 4] + tie
-        if rotated:  # there boxes go by those that went themselves, too
-            overlaps = _overlaps(rows, candidates, rotated, agnostic)
-            equal = np.abs(rows[:, 4][:, None] - candidates[:, 4]) <= tie
-            border = np.abs(overlaps - iou) < SLACK
-            other = np.abs(rows[:, None, :4] - candidates[:, :4]).max(-1) > limits[0]
-            seed |= ((overlaps > iou - SLACK) & other & (equal | border)).any(1)
-    seeds[1] &= real
-    lost, extra = set(left), set(free)
-    excused = ({i for i in lost if seeds[0][i]}, {j for j in extra if seeds[1][j]})
-    while True:
-        more = {i for i in lost - excused[0] if rivals[i, list(excused[1])].any()}
-        other = {j for j in extra - excused[1] if rivals[list(excused[0]), j].any()}
-        if not more and not other:
-            break
-        excused[0].update(more)
-        excused[1].update(other)
-    return Pairing(
-        np.array(pairs, dtype=np.int64).reshape(-1, 2),
-        sorted(lost - excused[0]),
-        sorted(extra - excused[1]),
-    )
+    found = [_nearest(row, restored, most) for row, most in zip(rows, limits, strict=True)]
+    places = np.array(found, dtype=np.int64)
+    scores, labels = candidates[:, 4], candidates[:, 5]
+    kept, gone, crowded = np.zeros((3, len(candidates)), dtype=bool)
+    kept[places[places >= 0]] = True
+    for place in np.flatnonzero(kept | rotated):
+        share = overlaps(candidates[place], candidates, rotated)
+        share[place] = 0
+        if not agnostic:
+            share[labels != labels[place]] = 0
+        gone |= (share > iou - slack) & (scores <= scores[place] + tie)
+        crowded |= (share > iou + slack) & (kept[place] | (scores < scores[place] - tie))
+    twice = np.bincount(places[places >= 0], minlength=len(candidates)) > 1
+    wrong = np.array([i < 0 or bool(crowded[i] or twice[i]) for i in places], dtype=bool)
+    missing = ~kept & ~gone & (scores > floor + tie)
+    return Judgement(places, np.flatnonzero(wrong), np.flatnonzero(missing))
 
 
-def _overlaps(mine: np.ndarray, theirs: np.ndarray, rotated: bool, agnostic: bool) -> np.ndarray:
-    """Return (n, m) overlaps, 0 where classes differ and that matters."""
+def _nearest(row: np.ndarray, restored: np.ndarray, limits: np.ndarray) -> int:
+    """Return the place of the candidate nearest to a row, -1 if none is within the limits."""
+    near = np.flatnonzero(np.abs(restored[:, 4] - row[4]) <= limits[4])
+    apart = (np.abs(restored[near] - row) / limits).max(1)
+    best = int(apart.argmin()) if len(near) else -1
+    return int(near[best]) if best >= 0 and apart[best] <= 1 else -1
+
+
+def overlaps(one: np.ndarray, others: np.ndarray, rotated: bool) -> np.ndarray:
+    """Return (k,) how much of each box one (6 + E,) has in common with it."""
     if rotated:
-        first, second = (rows[:, [0, 1, 2, 3, -1]] for rows in (mine, theirs))
-        shares: np.ndarray = prob_iou(first[:, None], second[None])
-    else:
-        low = np.maximum(mine[:, None, :2], theirs[:, :2])
-        high = np.minimum(mine[:, None, 2:4], theirs[:, 2:4])
-        inner = (high - low).clip(0).prod(-1)
-        areas = [(rows[:, 2:4] - rows[:, :2]).prod(-1) for rows in (mine, theirs)]
-        whole = areas[0][:, None] + areas[1] - inner
-        shares = inner / np.maximum(whole, 1e-9)
-    if agnostic:
+        shares: np.ndarray = prob_iou(one[[0, 1, 2, 3, -1]], others[:, [0, 1, 2, 3, -1]])
         return shares
-    return np.where(mine[:, 5][:, None] == theirs[:, 5], shares, 0)
+    sides = np.minimum(one[2:4], others[:, 2:4]) - np.maximum(one[:2], others[:, :2])
+    inner = sides.clip(0).prod(-1)
+    whole = (one[2:4] - one[:2]).prod() + (others[:, 2:4] - others[:, :2]).prod(-1) - inner
+    return np.asarray(inner / np.maximum(whole, 1e-9))

@@ -115,8 +115,3 @@ def digest(network: nn.Module) -> str:
 def as_text(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts as text in Python's notation, as ONNX has them."""
     return {key: value if isinstance(value, str) else repr(value) for key, value in facts.items()}
-
-
-def as_json(facts: Mapping[str, Any]) -> str:
-    """Return the facts as JSON, as TorchScript and torch.export have them."""
-    return json.dumps(facts)

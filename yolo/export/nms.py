@@ -11,8 +11,8 @@ that exceed `conf`, and then only if fewer than `max_det` of the surest stay.
 
 In ONNX this becomes NonMaxSuppression and ScatterND (upright boxes), Trilu (rotated ones), TopK,
 ArgMax, Gather, GatherElements, GatherND, Range, Pad, Slice, reshapes, reductions and elementwise
-operators (`OPERATORS`), all of which TensorRT's parser reads. In other formats torchvision's own
-operator does the search, so torchvision has to be imported before such a file is opened.
+operators, all of which TensorRT's parser reads. In other formats torchvision's own operator does
+the search, so torchvision has to be imported before such a file is opened.
 
 Shape letters: B images, A anchor points, C classes, E further values, n candidates.
 """
@@ -36,18 +36,6 @@ ROTATED_CANDIDATES = 2048
 
 HUGE = 3e38
 """Sums of sizes beyond this are taken for infinite."""
-
-
-OPERATORS = frozenset(
-    {
-        "Abs", "Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Constant", "Cos", "Div", "Equal",
-        "Exp", "Expand", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual",
-        "Less", "Log", "Mul", "Neg", "NonMaxSuppression", "Pad", "Pow", "Range", "ReduceMax",
-        "ReduceSum", "Reshape", "ScatterND", "Shape", "Sin", "Slice", "Sqrt", "Squeeze", "Sub",
-        "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
-    }
-)  # fmt: skip
-"""The ONNX operators that this file's graphs are made of."""
 
 
 class Suppression(nn.Module):
@@ -184,8 +172,10 @@ def greedy_survivors(boxes_xyxy: Tensor, scores: Tensor, groups: Tensor, iou: fl
     # What is no box lies in one pile of unit squares, which takes one step of the search.
     pile = boxes.amin() + torch.arange(4, device=boxes.device) // 2
     boxes = torch.where(exists, moved, pile).flatten(0, 1)
-    kept = nms(boxes, scores.double().flatten(), iou)
-    stays = torch.zeros_like(boxes[:, 0]).scatter(0, kept, 1.0)
+    # Two more beside it, since torch.export takes for granted that two stay at least.
+    boxes = torch.cat((boxes, torch.stack((pile - 2, pile - 4))))
+    kept = nms(boxes, nn.functional.pad(scores.double().flatten(), (0, 2)), iou)
+    stays = torch.zeros_like(boxes[:, 0]).scatter(0, kept, 1.0)[:-2]
     return stays.view_as(scores) > 0
 
 

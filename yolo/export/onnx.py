@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +19,6 @@ from yolo.export.metadata import as_text
 if TYPE_CHECKING:
     from yolo.export.formats import Job
     from yolo.export.graph import ExportGraph
-
-LOGGER = logging.getLogger(__name__)
 
 OPSETS = (18, 19, 20, 21, 22, 23, 24)
 """Operator sets that work for every task. Torch's exporter builds for 18 and newer; converted to
@@ -48,15 +45,6 @@ def make(graph: ExportGraph, example: Tensor, job: Job) -> Any:
     """Return a graph as a tidy ONNX model (onnx.ModelProto) without metadata; raises as `write`."""
     with suppress(MissingPackageError):
         import_onnxruntime()  # silently, before the tools used here do
-    model = build(graph, example, job)
-    if job.config.simplify:
-        model = _slimmed(model)
-    _tidy(model, job)
-    return model
-
-
-def build(graph: ExportGraph, example: Tensor, job: Job) -> Any:
-    """Return a graph as an ONNX model (onnx.ModelProto)."""
     opset = job.config.opset or DEFAULT_OPSET
     if opset not in OPSETS:
         raise ConfigError(f"opset={opset}: expected one of {', '.join(map(str, OPSETS))}")
@@ -83,6 +71,7 @@ def build(graph: ExportGraph, example: Tensor, job: Job) -> Any:
     written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if written != opset:
         raise ConfigError(f"opset={opset}: this model needs {written}; use opset={written}")
+    _tidy(model, job)
     return model
 
 
@@ -93,16 +82,6 @@ def _package(name: str) -> Any:
         raise MissingPackageError(
             f"making ONNX files needs the package {name} ({error}): pip install 'plainyolo[export]'"
         ) from error
-
-
-def _slimmed(model: Any) -> Any:
-    """Return the model with what is constant computed and what is unused gone."""
-    try:
-        import onnxslim
-    except ImportError:
-        LOGGER.warning("simplify: onnxslim isn't installed; pip install 'plainyolo[export]'")
-        return model
-    return onnxslim.slim(model)
 
 
 def _tidy(model: Any, job: Job) -> None:

@@ -62,7 +62,7 @@ def quantize(model: Any, inputs: Iterable[np.ndarray], *, symmetric: bool = Fals
     onnx: Any = importlib.import_module("onnx")
     marked = onnx.ModelProto()
     marked.CopyFrom(model)
-    # It asks for a preparation that `simplify` has done, and says so at length.
+    # It asks for a preparation that torch's exporter has done, and says so at length.
     onnx.helper.set_model_props(marked, {"onnx.quant.pre_process": "onnxruntime.quant"})
     signed = ort.QuantType.QInt8
     with tempfile.TemporaryDirectory() as folder, _root_logger_as_it_is():

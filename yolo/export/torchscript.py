@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-from yolo.export.metadata import as_json
 
 if TYPE_CHECKING:
     from yolo.export.formats import Job
@@ -24,4 +23,4 @@ def write(graph: ExportGraph, example: Tensor, path: Path, job: Job) -> None:
     """
     with torch.no_grad(), warnings.catch_warnings(record=True):  # of what a trace can't follow
         traced = torch.jit.trace(graph, (example,), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={"config.txt": as_json(job.metadata)})
+        torch.jit.save(traced, str(path), _extra_files={"config.txt": json.dumps(job.metadata)})

@@ -10,7 +10,7 @@ a crowd of 5,000 objects needs no more memory than a chunk and gives the same nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from yolo.errors import ConfigError
 from yolo.nn import rotated
-from yolo.nn.boxes import ciou, points_in_boxes
+from yolo.nn.boxes import ciou, iou, points_in_boxes
 from yolo.registry import Registry
 
 PAIRS_PER_CHUNK = {"cpu": 2**19, "cuda": 2**24}
@@ -76,6 +76,8 @@ class Assigner(Protocol):
         gt_mask: Tensor,
         *,
         from_logits: bool = False,
+        strides_px: Tensor | None = None,
+        levels: Sequence[float] = (),
     ) -> Assignment:
         """Assign objects to anchor points.
 
@@ -88,6 +90,8 @@ class Assigner(Protocol):
             gt_boxes: (B, n, 4), of the same kind.
             gt_mask: (B, n) bool, False for padding.
             from_logits: `pred_scores` are logits; the sigmoid is taken only of what is read.
+            strides_px: (A, 1) pixels between an anchor point and its neighbours.
+            levels: the values in `strides_px`, finest first.
         """
         ...
 
@@ -96,35 +100,83 @@ class Assigner(Protocol):
         ...
 
 
-ASSIGNERS: Registry[Callable[..., Assigner]] = Registry("assigner")
+AssignerRegistry = Registry[Callable[..., Assigner]]
+ASSIGNERS: AssignerRegistry = Registry("assigner")
+ROTATED_ASSIGNERS: AssignerRegistry = Registry("assigner")
 
 
-def build_assigner(choice: str | Mapping[str, Any] | Assigner) -> Assigner:
+def build_assigner(
+    choice: str | Mapping[str, Any] | Assigner, registry: AssignerRegistry = ASSIGNERS
+) -> Assigner:
     """Return the assigner that a user chose.
 
     Args:
-        choice: a name in ASSIGNERS, a mapping with `name` and its options, or the object itself.
+        choice: a registered name, a mapping with `name` and its options, or the object itself.
+        registry: where names are looked up: ASSIGNERS, or ROTATED_ASSIGNERS for boxes_xywhr.
 
     Raises:
         UnknownNameError: if no assigner has the name.
         ConfigError: if the name is missing or an option doesn't fit.
     """
-    if isinstance(choice, str):
-        choice = {"name": choice}
-    if not isinstance(choice, Mapping):
+    if not isinstance(choice, str | Mapping):
         return choice
-    options = dict(choice)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"assigner={dict(choice)!r} needs a 'name': one of {sorted(ASSIGNERS)}")
+    make, options = registry.choose(choice)
     try:
-        return ASSIGNERS[name](**options)
+        return make(**options)
     except TypeError as error:
-        raise ConfigError(f"assigner {name!r} refuses the options {options!r}: {error}") from None
+        raise ConfigError(f"assigner={choice!r}: {error}; mend or leave out the option") from None
+
+
+class UprightBoxes:
+    """What assigners ask about boxes_xyxy."""
+
+    def contains(self, gt_boxes: Tensor, points_px: Tensor) -> Tensor:
+        """Tell which anchor points lie in an object: (B, n, box size) -> (B, n, A) bool."""
+        return points_in_boxes(points_px, gt_boxes)
+
+    def overlap(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
+        """Return the IoU of broadcasting boxes, 0..1."""
+        return iou(gt_boxes, pred_boxes)
+
+    def alikeness(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
+        """Return how well broadcasting boxes agree, 0..1: their CIoU."""
+        return ciou(gt_boxes, pred_boxes).clamp_(min=0)
+
+    def middles(self, boxes: Tensor) -> Tensor:
+        """Return the centres (..., 2) of boxes."""
+        return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+    def squares(self, points_px: Tensor, sides: Tensor) -> Tensor:
+        """Return squares (A, box size) around points (A, 2), of sides (A,)."""
+        half = sides[:, None] / 2
+        return torch.cat((points_px - half, points_px + half), 1)
+
+
+class RotatedBoxes(UprightBoxes):
+    """The same about boxes_xywhr, by their probabilistic IoU; a box's border is inside."""
+
+    def contains(self, gt_boxes: Tensor, points_px: Tensor) -> Tensor:
+        """Tell which anchor points lie in an object: (B, n, 5) -> (B, n, A) bool."""
+        return rotated.points_in_boxes(points_px, gt_boxes)
+
+    def overlap(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
+        """Return the probabilistic IoU of broadcasting boxes, 0..1."""
+        return rotated.prob_iou(gt_boxes, pred_boxes).clamp_(min=0)
+
+    alikeness = overlap
+
+    def middles(self, boxes: Tensor) -> Tensor:
+        """Return the centres (..., 2) of boxes."""
+        return boxes[..., :2]
+
+    def squares(self, points_px: Tensor, sides: Tensor) -> Tensor:
+        """Return squares (A, 5) around points (A, 2), of sides (A,)."""
+        sides = sides[:, None]
+        return torch.cat((points_px, sides, sides, torch.zeros_like(sides)), 1)
 
 
 @ASSIGNERS.register("task_aligned")
-class TaskAlignedAssigner:
+class TaskAlignedAssigner(UprightBoxes):
     """Task alignment learning: anchors that classify and localise an object well learn it.
 
     Each object lists the `topk` anchors inside its box with the largest score^alpha * CIoU^beta;
@@ -163,14 +215,6 @@ class TaskAlignedAssigner:
         """Return the most foreground anchors that one image can have."""
         return min(num_gt * self.topk, num_anchors)
 
-    def contains(self, gt_boxes: Tensor, points_px: Tensor) -> Tensor:
-        """Tell which anchor points may learn an object: (B, n, box size) -> (B, n, A) bool."""
-        return points_in_boxes(points_px, gt_boxes)
-
-    def overlaps(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
-        """Return how well broadcasting boxes agree, 0..1."""
-        return ciou(gt_boxes, pred_boxes).clamp_(min=0)
-
     @torch.no_grad()
     def __call__(
         self,
@@ -182,11 +226,13 @@ class TaskAlignedAssigner:
         gt_mask: Tensor,
         *,
         from_logits: bool = False,
+        strides_px: Tensor | None = None,
+        levels: Sequence[float] = (),
     ) -> Assignment:
         """Assign as `Assigner.__call__` says."""
         num_classes = pred_scores.shape[2]
         if gt_boxes.shape[1] == 0:
-            return _all_background(pred_scores, pred_boxes)
+            return all_background(pred_scores, pred_boxes)
 
         def read(scores: Tensor) -> Tensor:
             return _power(scores.sigmoid() if from_logits else scores, self.alpha)
@@ -197,7 +243,7 @@ class TaskAlignedAssigner:
         )
         labels = gt_labels.gather(1, gt_idx)
         boxes = gt_boxes.gather(1, gt_idx[..., None].expand(-1, -1, gt_boxes.shape[2]))
-        overlap = self.overlaps(boxes, pred_boxes) * fg_mask
+        overlap = self.alikeness(boxes, pred_boxes) * fg_mask
         score = read(scores.gather(1, labels[:, None]).squeeze(1))
         alignment = score * _power(overlap, self.beta)
         quality = alignment * _peak_ratio(overlap, alignment, gt_idx, gt_boxes.shape[1])
@@ -214,7 +260,7 @@ class TaskAlignedAssigner:
         gt_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return (B, A) foreground and gt slot; `read` turns stored scores into score^alpha."""
-        batch, num_gt = gt_labels.shape
+        batch = len(gt_labels)
         anchors = points_px.shape[0]
         device = gt_boxes.device
         images = torch.arange(batch, device=device)[:, None]
@@ -223,46 +269,67 @@ class TaskAlignedAssigner:
         lister = torch.zeros_like(lists)
         best_overlap = pred_boxes.new_full((batch, anchors), -1.0)
         best_gt = torch.zeros((batch, anchors), dtype=torch.int64, device=device)
-        pairs = self.pairs_per_chunk or PAIRS_PER_CHUNK.get(device.type, 2**22)
-        step = max(1, pairs // max(1, batch * anchors))
-        for start in range(0, num_gt, step):
-            part = slice(start, start + step)
+        for part in chunks(gt_boxes, points_px, self.pairs_per_chunk):
             outside = self.contains(gt_boxes[:, part], points_px)
             outside.logical_and_(gt_mask[:, part, None]).logical_not_()
-            overlap = self.overlaps(gt_boxes[:, part, None], pred_boxes[:, None])
+            overlap = self.alikeness(gt_boxes[:, part, None], pred_boxes[:, None])
             alignment = read(scores[images, gt_labels[:, part]]) * _power(overlap, self.beta)
             alignment.masked_fill_(outside, -1.0)
             overlap.masked_fill_(outside, -1.0)
 
             value, place = alignment.topk(min(self.topk, anchors), dim=2, sorted=False)
             listed = (value >= 0).long()
-            slots = torch.arange(start, start + listed.shape[1], device=device)[:, None]
+            slots = torch.arange(part.start, part.start + listed.shape[1], device=device)[:, None]
             place = (place + images[..., None] * anchors).flatten()
             lists.scatter_add_(0, place, listed.flatten())
             lister.scatter_add_(0, place, (listed * slots).flatten())
 
             most, slot = overlap.max(dim=1)
-            best_gt = torch.where(most > best_overlap, slot + start, best_gt)
+            best_gt = torch.where(most > best_overlap, slot + part.start, best_gt)
             best_overlap = torch.maximum(best_overlap, most)
         lists, lister = lists.view(batch, anchors), lister.view(batch, anchors)
         # On one list, the sum of listing slots is that slot; on none it is 0.
         return lists > 0, torch.where(lists > 1, best_gt, lister)
 
 
-@ASSIGNERS.register("rotated_task_aligned")
-class RotatedTaskAlignedAssigner(TaskAlignedAssigner):
-    """Task alignment of boxes_xywhr, by their probabilistic IoU; a box's border is inside."""
-
-    def contains(self, gt_boxes: Tensor, points_px: Tensor) -> Tensor:
-        """Tell which anchor points may learn an object: (B, n, 5) -> (B, n, A) bool."""
-        return rotated.points_in_boxes(points_px, gt_boxes)
-
-    def overlaps(self, gt_boxes: Tensor, pred_boxes: Tensor) -> Tensor:
-        """Return the probabilistic IoU of broadcasting boxes_xywhr."""
-        return rotated.prob_iou(gt_boxes, pred_boxes).clamp_(min=0)
+@ROTATED_ASSIGNERS.register("task_aligned")
+class RotatedTaskAlignedAssigner(RotatedBoxes, TaskAlignedAssigner):
+    """The same for boxes_xywhr, by their probabilistic IoU."""
 
 
-def _all_background(pred_scores: Tensor, pred_boxes: Tensor) -> Assignment:
+def chunks(gt_boxes: Tensor, points_px: Tensor, pairs: int | None) -> Iterator[slice]:
+    """Yield slices of gt slots, so that no more than `pairs` pairs are worked on at once.
+
+    Args:
+        gt_boxes: (B, n, box size).
+        points_px: (A, 2).
+        pairs: None takes PAIRS_PER_CHUNK of the device.
+    """
+    pairs = pairs or PAIRS_PER_CHUNK.get(gt_boxes.device.type, 2**22)
+    step = max(1, pairs // max(1, len(gt_boxes) * len(points_px)))
+    for start in range(0, gt_boxes.shape[1], step):
+        yield slice(start, start + step)
+
+
+def assigned(
+    boxes: UprightBoxes,
+    fg_mask: Tensor,
+    gt_idx: Tensor,
+    pred_scores: Tensor,
+    pred_boxes: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+) -> Assignment:
+    """Return the assignment of given slots (B, A) whose soft target is the boxes' overlap."""
+    labels = gt_labels.gather(1, gt_idx)
+    targets = gt_boxes.gather(1, gt_idx[..., None].expand(-1, -1, gt_boxes.shape[2]))
+    quality = boxes.overlap(targets, pred_boxes) * fg_mask
+    slots = gt_idx * fg_mask
+    return Assignment(labels, targets, fg_mask, slots, quality, pred_scores.shape[2])
+
+
+def all_background(pred_scores: Tensor, pred_boxes: Tensor) -> Assignment:
+    """Return the assignment of a batch without objects."""
     batch, anchors, num_classes = pred_scores.shape
     zeros = torch.zeros((batch, anchors), dtype=torch.int64, device=pred_scores.device)
     return Assignment(

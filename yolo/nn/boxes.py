@@ -68,7 +68,7 @@ def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         The broadcast leading shape.
     """
-    return _Pair(boxes1, boxes2).iou
+    return BoxPair(boxes1, boxes2).iou
 
 
 def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Arguments and shape as in `iou`. Source: Rezatofighi et al., arXiv:1902.09630, algorithm 1.
     """
-    pair = _Pair(boxes1, boxes2)
+    pair = BoxPair(boxes1, boxes2)
     hull_w, hull_h = pair.hull()
     hull = hull_w * hull_h + EPS
     return pair.iou - (hull - pair.union) / hull
@@ -87,7 +87,7 @@ def diou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Arguments and shape as in `iou`. Source: Zheng et al., arXiv:1911.08287, equation 7.
     """
-    pair = _Pair(boxes1, boxes2)
+    pair = BoxPair(boxes1, boxes2)
     return pair.iou - pair.centre_distance()
 
 
@@ -97,7 +97,7 @@ def ciou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     The weight of the aspect term counts as a constant in the gradient, as its authors do.
     Arguments and shape as in `iou`. Source: Zheng et al., arXiv:1911.08287, equations 8 to 11.
     """
-    pair = _Pair(boxes1, boxes2)
+    pair = BoxPair(boxes1, boxes2)
     difference = torch.atan(pair.w2 / pair.h2) - torch.atan(pair.w1 / pair.h1)
     aspect = difference.square() * (4 / math.pi**2)
     with torch.no_grad():
@@ -105,8 +105,14 @@ def ciou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return torch.addcmul(pair.iou - pair.centre_distance(), aspect, weight, value=-1)
 
 
-class _Pair:
-    """What the members of the IoU family share for two broadcasting sets of boxes."""
+class BoxPair:
+    """What the members of the IoU family share for two broadcasting sets of boxes_xyxy.
+
+    Attributes:
+        iou: intersection over union, 0..1.
+        w1, h1, w2, h2: the boxes' sides.
+        centre1, centre2: (x, y) of the boxes' middles.
+    """
 
     def __init__(self, boxes1: Tensor, boxes2: Tensor) -> None:
         # One contiguous plane a side: strided reads would halve the speed of all that follows.

@@ -74,7 +74,8 @@ class BuildContext:
         num_classes: classes of the network.
         width: factor on channel counts.
         max_channels: cap on a channel count before `width`.
-        options: the network YAML's own keys (`reg_max`, `kpt_shape`, ...), read-only.
+        options: the network YAML's own keys (`reg_max`, `kpt_shape`, ...), read-only. Rows whose
+            channels are its key `unscaled` aren't scaled: see `yolo.engine.foreign`.
     """
 
     layer: type[nn.Module]
@@ -260,4 +261,6 @@ def concat_channels(args: Sequence[Any], ctx: BuildContext) -> Plan:
 def _scaled_out(args: Sequence[Any], ctx: BuildContext) -> int:
     if not args:
         raise ModelError(f"{ctx.layer.__name__} needs its output channels as first argument")
+    if type(args[0]) is int and 0 < args[0] == ctx.options.get("unscaled"):
+        return args[0]
     return ctx.scale_width(args[0])

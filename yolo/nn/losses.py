@@ -1,27 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a criterion takes and gives, and the loss terms, on plain tensors.
+"""What a criterion takes and gives, and the distribution term, on plain tensors.
 
-Shape letters: B batch, n gt slots (padded), m ignored regions, M positions, C classes,
-A anchor points, R bins of a distance.
-
-A loss term is chosen by name, so that a user's own is one decorator away:
-
-    @CLASS_LOSSES.register("mine")
-    def my_class_loss(logits, targets): ...
+Shape letters: B batch, n gt slots (padded), m ignored regions, C classes, R bins of a distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from yolo.nn.boxes import ciou
-from yolo.registry import Registry
 
 
 @dataclass(slots=True)
@@ -76,122 +65,6 @@ class LossReport:
 
     total: Tensor
     parts: dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class SparseTargets:
-    """Class targets of which at most M an image aren't zero.
-
-    Attributes:
-        index: (B, M) int64 anchors, distinct within an image.
-        labels: (B, M) int64 the class with a target at that anchor.
-        quality: (B, M) the target, 0..1; 0 where the position is padding.
-        ignored: (B, A) bool, anchors without positive that aren't background either; or None.
-    """
-
-    index: Tensor
-    labels: Tensor
-    quality: Tensor
-    ignored: Tensor | None = None
-
-
-class ClassLoss(Protocol):
-    """A class loss over all anchors and classes."""
-
-    def __call__(self, logits: Tensor, targets: SparseTargets) -> Tensor:
-        """Return the scalar sum of the loss over logits (B, C, A), ignored anchors left out."""
-        ...
-
-
-BoxLoss = Callable[[Tensor, Tensor], Tensor]
-"""(predicted boxes_xyxy (..., 4), target boxes_xyxy (..., 4)) -> loss (...), in one unit."""
-
-CLASS_LOSSES: Registry[ClassLoss] = Registry("cls_loss")
-BOX_LOSSES: Registry[BoxLoss] = Registry("box_loss")
-
-
-@CLASS_LOSSES.register("bce")
-def bce_loss(logits: Tensor, targets: SparseTargets) -> Tensor:
-    """Binary cross-entropy with soft targets, summed: softplus(x) - x * target.
-
-    The largest part of a training step's loss, since it touches every logit: neither dense targets
-    are made, nor one gradient for the dense and another for the sparse part. Logits that lie in
-    memory as (B, A, C), as channels-last networks give them, are read in that order.
-    """
-    batch, num_classes, anchors = logits.shape
-    images = torch.arange(batch, device=logits.device)[:, None]
-    ignored = targets.ignored
-    if logits.is_contiguous():
-        dense = logits
-        places = (images * num_classes + targets.labels) * anchors + targets.index
-        ignored = None if ignored is None else ignored[:, None]
-    else:
-        dense = logits.mT.contiguous()
-        places = (images * anchors + targets.index) * num_classes + targets.labels
-        ignored = None if ignored is None else ignored[..., None]
-    value: Tensor = _BceSum.apply(dense, places.flatten(), targets.quality.flatten(), ignored)
-    return value
-
-
-class _BceSum(torch.autograd.Function):
-    """The sum of softplus(x) - x * target, with its gradient sigmoid(x) - target.
-
-    Inputs: contiguous logits, flat places (M,) of targets that aren't 0, those targets (M,), and
-    a bool mask of logits to leave out that broadcasts, or None.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, places: Tensor, quality: Tensor, ignored: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(logits, places, quality, ignored)
-        dense = logits if ignored is None else logits.masked_fill(ignored, -torch.inf)
-        return softplus_sum(dense) - (logits.view(-1)[places] * quality).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, places, quality, ignored = ctx.saved_tensors
-        slope = logits.sigmoid()
-        if ignored is not None:
-            slope.masked_fill_(ignored, 0)
-        slope.view(-1).scatter_add_(0, places, -quality.to(slope.dtype))
-        return slope.mul_(grad), None, None, None
-
-
-def softplus_sum(x: Tensor) -> Tensor:
-    """Sum log(1 + exp(x)) over all elements, to float32's relative precision; no gradient.
-
-    A logarithm costs about ten times an exponential on a CPU (5.4 million logits: 58 ms for
-    softplus, 3 ms for exp, one AVX-512 core, torch 2.15). Sums of logarithms are logarithms of
-    products, so 64 elements share one: with (1 + a)(1 + b) = 1 + (a + b + ab), the excess over 1
-    is folded six times, which loses nothing for small terms and stays below 2^64.
-
-    Args:
-        x: float32, any shape; -inf adds nothing.
-
-    Returns:
-        Scalar.
-    """
-    # On a CPU, blocks that stay in its cache: fresh memory costs more than the arithmetic.
-    block = 2**18 if x.device.type == "cpu" else max(1, x.numel())
-    return torch.stack([_softplus_sum(part) for part in torch.split(x.flatten(), block)]).sum()
-
-
-def _softplus_sum(x: Tensor) -> Tensor:
-    excess = x.abs().neg_().exp_()  # log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
-    whole = len(x) // 64 * 64
-    folded = excess[:whole].view(64, -1)
-    while len(folded) > 1:
-        a, b = folded.chunk(2)
-        folded = torch.addcmul(a + b, a, b)
-    return x.clamp(min=0).sum() + folded.log1p().sum() + excess[whole:].log1p().sum()
-
-
-@BOX_LOSSES.register("ciou")
-def ciou_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """1 - CIoU, >= 0. Source: Zheng et al., arXiv:1911.08287, section 3."""
-    return 1 - ciou(pred, target)
 
 
 def dfl_loss(logits: Tensor, distances: Tensor) -> Tensor:

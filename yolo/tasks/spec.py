@@ -104,6 +104,9 @@ class TaskSpec:
     def __deepcopy__(self, memo: Any) -> TaskSpec:
         return self  # frozen, and compared by identity
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _registered, (self.name,)  # in another process it is the one of that process
+
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
         if name == "heads":
@@ -117,6 +120,10 @@ class TaskSpec:
         """Names of the head layers, read without importing them."""
         heads = object.__getattribute__(self, "heads")
         return tuple(h.rpartition(":")[2] if isinstance(h, str) else h.__name__ for h in heads)
+
+
+def _registered(name: str) -> TaskSpec:
+    return TASKS[name]
 
 
 def _resolve(reference: Any) -> Any:

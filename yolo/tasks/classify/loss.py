@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ class ClassificationCriterion(nn.Module):
         class_weights: (C,) factor of each class's images, >= 0; None counts all alike. The sum is
             divided by the number of images, not of weights: otherwise a batch of one class alone
             would weigh as much as any, and small batches would undo the weighting.
+        sum_over_ranks: adds a scalar tensor over all ranks, so that `total` is a share of one mean.
 
     Attributes:
         names: the logged term.
@@ -30,10 +31,14 @@ class ClassificationCriterion(nn.Module):
     weights: Tensor | None
 
     def __init__(
-        self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        sum_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.sum_over_ranks = sum_over_ranks
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("weights", weights)
 
@@ -50,6 +55,7 @@ class ClassificationCriterion(nn.Module):
         """
         logits = raw["logits"].float()
         if not targets.mask.shape[1]:  # not one image of the batch has a class
+            self.sum_over_ranks(logits.new_zeros(()))
             total = logits.sum() * 0.0
             return LossReport(total, {"loss": total.detach()})
         labels, known = targets.classes[:, 0], targets.mask[:, 0].float()
@@ -58,5 +64,5 @@ class ClassificationCriterion(nn.Module):
         )
         if self.weights is not None:
             each = each * self.weights[labels]
-        total = (each * known).sum() / known.sum().clamp(min=1)
+        total = (each * known).sum() / self.sum_over_ranks(known.sum()).clamp(min=1)
         return LossReport(total, {"loss": total.detach()})

@@ -50,7 +50,9 @@ class ClassificationTrainer(Trainer):
         weights = class_weights(
             self.args.class_weights, self.model.names, self.train_index.class_counts
         )
-        criterion: nn.Module = self.spec.criterion(self.args.label_smoothing, weights)
+        criterion: nn.Module = self.spec.criterion(
+            self.args.label_smoothing, weights, self.ranks.sum
+        )
         return criterion.to(self.device)
 
     def build_train_loader(self) -> CropLoader:
@@ -75,6 +77,8 @@ class ClassificationTrainer(Trainer):
             workers=inputs.worker_count(config),
             pin_memory=self.device.type == "cuda",
             extras=inputs.extras(config, self.spec, self.data),
+            rank=self.ranks.rank,
+            world=self.ranks.world,
         )
 
     def build_val_loader(self) -> CenterLoader:
@@ -85,7 +89,7 @@ class ClassificationTrainer(Trainer):
         store = inputs.image_store(
             config, index, self.imgsz, self.data, cache, self.args.cache, fit=False
         )
-        return center_loader(config, index, store)
+        return center_loader(config, index, store, self.ranks)
 
 
 def class_weights(wanted: Any, names: Mapping[int, str], count: Any) -> list[float] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from yolo.data.datasets import DatasetSpec
     from yolo.data.index import LabelIndex
     from yolo.data.loader import Batch
+    from yolo.engine.ranks import Ranks
     from yolo.nn.model import BaseModel
 
 
@@ -94,10 +95,19 @@ def _pairs(record: ImageRecord) -> list[tuple[int, float]]:
     return list(zip(record.found.classes.tolist(), record.found.scores.tolist(), strict=True))
 
 
-def center_loader(config: ValConfig, index: LabelIndex, store: ImageStore) -> CenterLoader:
-    """Build the loader of validation batches."""
-    workers = inputs.worker_count(config)
-    return CenterLoader(index, store, batch=int(config.batch), size=store.size, workers=workers)
+def center_loader(
+    config: ValConfig, index: LabelIndex, store: ImageStore, ranks: Ranks | None = None
+) -> CenterLoader:
+    """Build the loader of validation batches, of this rank's share of them."""
+    return CenterLoader(
+        index,
+        store,
+        batch=int(config.batch),
+        size=store.size,
+        workers=inputs.worker_count(config),
+        rank=ranks.rank if ranks else 0,
+        world=ranks.world if ranks else 1,
+    )
 
 
 def number_as(data: DatasetSpec, names: dict[int, str]) -> DatasetSpec:

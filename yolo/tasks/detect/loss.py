@@ -18,17 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo.nn import atss as atss  # registers itself, as does the next
+from yolo.nn import simota as simota
 from yolo.nn.anchors import boxes_to_ltrb, ltrb_to_boxes
-from yolo.nn.assign import Assigner, build_assigner
+from yolo.nn.assign import ASSIGNERS, Assigner, build_assigner
+from yolo.nn.box_losses import BOX_LOSSES
 from yolo.nn.boxes import points_in_boxes
-from yolo.nn.losses import (
-    BOX_LOSSES,
-    CLASS_LOSSES,
-    LossReport,
-    SparseTargets,
-    Targets,
-    dfl_loss,
-)
+from yolo.nn.class_losses import CLASS_LOSSES, SparseTargets
+from yolo.nn.losses import LossReport, Targets, dfl_loss
 
 
 def identity(value: Tensor) -> Tensor:
@@ -49,6 +46,7 @@ class Positives:
         gt_index: (B, M) int64 gt slots.
         fg_mask: (B, A) bool, the same positives over all anchors.
         normaliser: scalar, the sum of all quality over all ranks, at least 1.
+        images: scalar, the number of images over all ranks.
     """
 
     index: Tensor
@@ -59,6 +57,7 @@ class Positives:
     gt_index: Tensor
     fg_mask: Tensor
     normaliser: Tensor
+    images: Tensor
 
 
 class DetectionCriterion(nn.Module):
@@ -74,17 +73,20 @@ class DetectionCriterion(nn.Module):
         box: gain of the box term.
         cls: gain of the class term.
         dfl: gain of the distribution term.
-        assigner: a name in ASSIGNERS, a mapping with `name` and options, or an object.
-        cls_loss: a name in CLASS_LOSSES.
-        box_loss: a name in BOX_LOSSES.
-        sum_over_ranks: adds a scalar tensor over all ranks of a distributed run; only the
-            normaliser goes through it, so `total` stays a share of one global loss.
+        assigner: a name in `assigners`, a mapping with `name` and options, or an object.
+        cls_loss: a name in CLASS_LOSSES, or a mapping with `name` and options.
+        box_loss: likewise, in `box_losses`.
+        sum_over_ranks: adds a tensor over all ranks of a distributed run; normalisers and the
+            number of images go through it, so that the ranks' totals add up to the loss of one.
 
     Raises:
         UnknownNameError: if a part isn't registered.
+        ConfigError: if a part has no such option.
     """
 
     names: tuple[str, ...] = ("box", "cls", "dfl")
+    assigners = ASSIGNERS
+    box_losses = BOX_LOSSES
     box_outputs: tuple[str, ...] = ("boxes",)
     """The head's raw outputs that boxes are made of."""
 
@@ -98,8 +100,8 @@ class DetectionCriterion(nn.Module):
         cls: float = 0.5,
         dfl: float = 1.5,
         assigner: str | Mapping[str, Any] | Assigner = "task_aligned",
-        cls_loss: str = "bce",
-        box_loss: str = "ciou",
+        cls_loss: str | Mapping[str, Any] = "bce",
+        box_loss: str | Mapping[str, Any] = "ciou",
         sum_over_ranks: Callable[[Tensor], Tensor] = identity,
     ) -> None:
         super().__init__()
@@ -107,9 +109,9 @@ class DetectionCriterion(nn.Module):
         self.strides = tuple(strides)
         self.reg_max = reg_max
         self.gains = {"box": box, "cls": cls, "dfl": dfl}
-        self.assigner = build_assigner(assigner)
-        self.class_loss = CLASS_LOSSES[cls_loss]
-        self.box_loss = BOX_LOSSES[box_loss]
+        self.assigner = build_assigner(assigner, self.assigners)
+        self.class_loss = CLASS_LOSSES.function(cls_loss)
+        self.box_loss = self.box_losses.function(box_loss)
         self.sum_over_ranks = sum_over_ranks
         if reg_max == 1:
             self.names = tuple(name for name in self.names if name != "dfl")
@@ -129,7 +131,7 @@ class DetectionCriterion(nn.Module):
             positives = self.match(full, targets)
             terms = self.terms(full, targets, positives)
             items = {name: terms[name] * self.gains[name] for name in self.names}
-            total = torch.stack(list(items.values())).sum() * len(full["scores"])
+            total = torch.stack(list(items.values())).sum() * positives.images
         return LossReport(total, {name: item.detach() for name, item in items.items()})
 
     def terms(
@@ -171,10 +173,14 @@ class DetectionCriterion(nn.Module):
             targets.boxes,
             targets.mask,
             from_logits=True,
+            strides_px=raw["strides"],
+            levels=self.strides,
         )
         fg_mask = assignment.fg_mask
         index = _foreground(fg_mask, self.assigner.max_positives(targets.mask.shape[1], anchors))
-        total_quality = self.sum_over_ranks(assignment.quality.sum())
+        quality = assignment.quality.sum()
+        count = torch.full_like(quality, len(fg_mask))
+        total_quality, images = self.sum_over_ranks(torch.stack((quality, count))).unbind()
         return Positives(
             index=index,
             mask=fg_mask.gather(1, index),
@@ -184,6 +190,7 @@ class DetectionCriterion(nn.Module):
             gt_index=assignment.target_gt_idx.gather(1, index),
             fg_mask=fg_mask,
             normaliser=total_quality.clamp(min=1),
+            images=images,
         )
 
     def decode(self, raw: Mapping[str, Tensor]) -> Tensor:

@@ -17,10 +17,15 @@ class DetectionTrainer(Trainer):
         """Build the criterion with `criterion_options`."""
         model = self.model
         built: nn.Module = self.spec.criterion(
-            model.nc, model.stride, model.head.reg_max, **self.criterion_options()
+            model.nc,
+            model.stride,
+            model.head.reg_max,
+            sum_over_ranks=self.ranks.sum,
+            **self.criterion_options(),
         )
         return built.to(self.device)
 
     def criterion_options(self) -> dict[str, Any]:
-        """Return the gains of the options; a task with more terms adds to them."""
-        return {name: getattr(self.args, name) for name in ("box", "cls", "dfl")}
+        """Return parts and gains of the options; a task with more terms adds to them."""
+        names = ("box", "cls", "dfl", "cls_loss", "box_loss", "assigner")
+        return {name: getattr(self.args, name) for name in names}

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from yolo.cfg.schema import ValConfig, fraction
-from yolo.tasks.detect.config import DetectTrainConfig
+from yolo.cfg.schema import ValConfig, fraction, option
+from yolo.tasks.detect.config import DetectTrainConfig, Part
 
 _FLOOR = 0.01  # ten times detection's: comparing rotated boxes costs more, and these score nothing
 
@@ -13,6 +13,7 @@ class OBBTrainConfig(DetectTrainConfig):
     """Training options of oriented boxes."""
 
     conf: float = fraction(_FLOOR, "score floor of the validation")
+    box_loss: Part = option("prob_iou", "box loss: a name, or {name: ..., and its options}")
 
 
 class OBBValConfig(ValConfig):

@@ -14,9 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo.nn.losses import BOX_LOSSES, LossReport, Targets
+from yolo.nn.assign import ROTATED_ASSIGNERS
+from yolo.nn.box_losses import BoxLoss
+from yolo.nn.losses import LossReport, Targets
 from yolo.nn.rotated import boxes_to_ltrb, ltrb_to_boxes, prob_iou
+from yolo.registry import Registry
 from yolo.tasks.detect.loss import DetectionCriterion
+
+ROTATED_BOX_LOSSES: Registry[BoxLoss] = Registry("box_loss")
 
 VARIANCE_FLOOR = 0.01
 """Added to each box's variances, in squared strides, so that thin boxes keep a useful gradient."""
@@ -25,7 +30,7 @@ MIN_SIDE_PX = 2.0
 """Thinner objects are left out: nothing of them can be seen."""
 
 
-@BOX_LOSSES.register("prob_iou")
+@ROTATED_BOX_LOSSES.register("prob_iou")
 def prob_iou_loss(pred: Tensor, target: Tensor) -> Tensor:
     """1 - probabilistic IoU of boxes_xywhr (..., 5), >= 0. Source: arXiv:2106.06072, section 4."""
     return 1 - prob_iou(pred, target, VARIANCE_FLOOR)
@@ -38,16 +43,17 @@ class OBBCriterion(DetectionCriterion):
     `DetectionCriterion`; assigner and box loss work on boxes_xywhr.
     """
 
+    assigners = ROTATED_ASSIGNERS
+    box_losses = ROTATED_BOX_LOSSES
     box_outputs = ("boxes", "angle")
 
     def __init__(
         self,
         *args: Any,
-        assigner: Any = "rotated_task_aligned",
-        box_loss: str = "prob_iou",
+        box_loss: str | Mapping[str, Any] = "prob_iou",
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, assigner=assigner, box_loss=box_loss, **kwargs)
+        super().__init__(*args, box_loss=box_loss, **kwargs)
 
     def forward(self, raw: Mapping[str, Tensor], targets: Targets) -> LossReport:
         """Compare a head's raw output with the ground truth.

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ends of a pipe: one process measures when it is told to, the other tells.
+
+Both sides of `benchmarks.run` import this file, each in its own environment; it needs the standard
+library alone. A driver makes itself ready, says so, and then measures one round for every line that
+it reads, until the lines end. So two drivers can measure in turns, and neither works while the
+other does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Stopped(Exception):  # noqa: N818 - the end of a measurement is no error
+    """No further round is wanted."""
+
+
+class Rounds:
+    """The driver's end. What the measured library prints goes to the standard error stream."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def _say(self, **words: Any) -> None:
+        self._out.write(json.dumps(words) + "\n")
+        self._out.flush()
+
+    def begin(self) -> None:
+        """Say that all is ready, and wait for the first round."""
+        self._say(ready=True)
+        self._wait()
+
+    def end(self, seconds: float, count: int) -> None:
+        """Report a round of `count` items, and wait for the next one."""
+        self._say(seconds=seconds, count=count)
+        self._wait()
+
+    def _wait(self) -> None:
+        if not sys.stdin.readline():
+            raise Stopped
+
+    def repeat(
+        self, work: Callable[[], int], warm: int = 1, before: Callable[[], None] = lambda: None
+    ) -> None:
+        """Measure `work`, which returns how many items it did.
+
+        Neither the first `warm` calls nor what is done `before` each call count.
+        """
+        for _ in range(warm):
+            work()
+        self.begin()
+        while True:
+            before()
+            start = time.perf_counter()
+            count = work()
+            self.end(time.perf_counter() - start, count)
+
+    def steps(
+        self, batch: int, each: int, warm: int, finish: Callable[[], None]
+    ) -> Callable[..., None]:
+        """Return what a training calls before each step: it measures `each` steps a round.
+
+        Args:
+            batch: images a step.
+            each: steps a round.
+            warm: steps before the first round.
+            finish: waits until the device has done what it was given.
+        """
+        step, start = 0, 0.0
+
+        def before_step(_: object = None) -> None:
+            nonlocal step, start
+            if step >= warm and (step - warm) % each == 0:
+                finish()
+                if step == warm:
+                    self.begin()
+                else:
+                    self.end(time.perf_counter() - start, each * batch)
+                start = time.perf_counter()
+            step += 1
+
+        return before_step
+
+
+def drive(cases: dict[str, Callable[[Rounds, dict[str, Any]], None]]) -> None:
+    """Run the case of the command line: its name, and its options as JSON."""
+    rounds = Rounds()
+    name, options = sys.argv[1], json.loads(sys.argv[2])
+    try:
+        cases[name](rounds, options)
+    except Stopped:
+        os._exit(0)  # leave without a farewell: other threads and workers may still be busy
+
+
+class Driver:
+    """The other end: starts a driver and asks it for rounds.
+
+    Args:
+        python: the interpreter of its environment.
+        script: the driver.
+        case: what it measures.
+        options: of the case, plain data.
+        folder: where it works; its words go to `log`.
+        log: a file.
+    """
+
+    def __init__(
+        self,
+        python: Path,
+        script: Path,
+        case: str,
+        options: dict[str, Any],
+        folder: Path,
+        log: Path,
+    ) -> None:
+        self.log = log
+        with log.open("w") as words:
+            self._process = subprocess.Popen(
+                [str(python), str(script), case, json.dumps(options)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, cwd=folder, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            tail = self.log.read_text(errors="replace")[-1500:]
+            raise RuntimeError(f"{self._process.args!r:.300} ended early:\n{tail}")
+        words: dict[str, Any] = json.loads(line)
+        return words
+
+    def round(self) -> tuple[float, int]:
+        """Let it measure once; return (seconds, items)."""
+        assert self._process.stdin
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        words = self._read()
+        return words["seconds"], words["count"]
+
+    def peak_mib(self) -> float | None:
+        """Return the peak memory of its processes together, MiB; None without Linux's /proc.
+
+        Pages that processes share count once for each of them.
+        """
+        peaks = [_status(pid, "VmHWM") for pid in _tree(self._process.pid)]
+        return sum(peaks) / 1024 if any(peaks) else None
+
+    def close(self) -> None:
+        """End it and all that it started."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in file.read_text().split():
+            yield from _tree(int(child))
+
+
+def _status(pid: int, key: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
