@@ -18,8 +18,6 @@ import nano
 
 GOLDEN = Path(__file__).parent / "golden"
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores: a thread each
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests report nothing home, however they import it
 
 

@@ -50,6 +50,7 @@ def run(folder, line):
     )
 
 
+@pytest.mark.slow
 def test_train_then_predict_then_val_in_processes(home):
     options = "epochs=2 imgsz=64 batch=4 device=cpu workers=0 exist_ok"
     done = run(home, f"detect train model=nano.yaml data=set/data.yaml {options}")

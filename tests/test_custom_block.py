@@ -116,6 +116,7 @@ def test_the_block_was_trained_and_the_file_named_in_the_record(home):
     assert [row[2] for row in saved.network["backbone"]][3] == "Gate"
 
 
+@pytest.mark.slow
 def test_on_the_command_line_with_workers(home):
     words = "train model=nano.yaml data=set/data.yaml plugins=myblocks.py epochs=1 imgsz=64 batch=4"
     rest = "workers=2 device=cpu plots=False project=. name=cli"

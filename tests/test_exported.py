@@ -49,7 +49,9 @@ def onnx_file(folder):
     return exports.write_onnx(folder / "hand.onnx", rows, task=FIRST, names=names)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(t, marks=[] if t == "segment" else pytest.mark.slow) for t in TASKS]
+)
 def test_a_file_predicts_and_validates_as_the_model_does(models, tmp_path, task):
     model = YOLO(models(task))
     model.model.train().get_submodule("model.0.bn").eval()

@@ -74,7 +74,10 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the library may catch it."""
 
 
-@pytest.mark.parametrize("step", [1, 4, 7, 11])
+@pytest.mark.parametrize(
+    "step",
+    [4, 11, pytest.param(1, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)],
+)
 def test_resumed_after_a_stop_at_any_step_is_identical(network, data, tmp_path, step):
     """nbs=12 and 14 images: accumulation windows cross the ends of epochs."""
     options = {"nbs": 12, "save_every": 3, "epochs": 3}

@@ -28,6 +28,7 @@ def test_one_call_trains_in_two_processes(data, tmp_path):
     assert len(rows) == 3
 
 
+@pytest.mark.slow
 def test_a_failing_rank_is_named(network, data, tmp_path):
     model = YOLO(network)
     model.add_callback("on_train_batch_end", rank_parts.fail)

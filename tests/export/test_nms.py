@@ -125,6 +125,7 @@ def test_traced_and_exported_graphs_take_other_batches_and_sizes(rotated, tmp_pa
             assert_rows(run(pred), pred, rotated=rotated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotated", [False, True])
 def test_onnx_has_known_operators_and_gives_the_same_rows(rotated):
     onnxruntime = import_onnxruntime()

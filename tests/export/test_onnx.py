@@ -54,6 +54,7 @@ def test_a_static_file(tmp_path):
     assert open_backend(done.file)(np.zeros((3, 64, 64, 3), np.uint8))[0].shape == (3, 9, 320)
 
 
+@pytest.mark.slow
 def test_free_sizes_have_the_familiar_names(tmp_path):
     done = export(tmp_path, "Segment", dynamic=True, opset=OPSETS[-1], simplify=False)
     model, shapes = described(done.file)
@@ -66,6 +67,7 @@ def test_free_sizes_have_the_familiar_names(tmp_path):
     assert proto.shape[2:] == (48, 16)
 
 
+@pytest.mark.slow
 def test_suppression_with_a_free_batch_in_half_precision(tmp_path):
     done = export(tmp_path, "Detect", dynamic="batch", nms=True, half=True, max_det=30)
     model, shapes = described(done.file)

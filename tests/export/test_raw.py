@@ -89,6 +89,7 @@ def test_graphs_take_images_of_any_size(raw, make):
         torch.testing.assert_close(graph(image), Canvas(raw)(image), rtol=0, atol=1.01 / 255)
 
 
+@pytest.mark.slow
 def test_onnxruntime_makes_the_same_canvas():
     onnxruntime = import_onnxruntime()
     free = torch.export.Dim.DYNAMIC

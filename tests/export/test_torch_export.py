@@ -32,6 +32,7 @@ def export(folder, spec=SPEC, **options):
     return Exporter(config, spec, exports.network(spec), folder / "best").run()
 
 
+@pytest.mark.slow
 def test_a_program_with_free_sizes(tmp_path):
     path = export(tmp_path, dynamic=True)
     assert path.name == "best.pt2"
