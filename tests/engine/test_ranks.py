@@ -101,7 +101,9 @@ def test_two_ranks_train_and_validate_as_one(task, tmp_path):
         assert more_losses == pytest.approx(losses, rel=1e-4, abs=1e-6)
     for row, other in zip(one.history, two.history, strict=True):
         known = {k: v for k, v in row.items() if k != "time"}
-        assert {k: v for k, v in other.items() if k != "time"} == pytest.approx(known, rel=1e-4, abs=1e-6)
+        assert {k: v for k, v in other.items() if k != "time"} == pytest.approx(
+            known, rel=1e-4, abs=1e-6
+        )
 
 
 @pytest.mark.slow
