@@ -78,7 +78,9 @@ def disguise(module, make, package="ultralytics.nn.modules.block"):
     return twin
 
 
-def peer_content(model, task, make, *, slot="model", names=None, package=None, **changes):
+def peer_content(
+    model, task, make, *, slot="model", names=None, package=None, text=None, **changes
+):
     """Return the dict that is pickled; `changes` replace its keys."""
     model = copy.deepcopy(model)
     inner = disguise(model.model, make, package or "ultralytics.nn.modules.block")
@@ -87,6 +89,8 @@ def peer_content(model, task, make, *, slot="model", names=None, package=None, *
     whole.yaml = {k: v for k, v in model.yaml.items() if k != "names"} | {"yaml_file": "/a/b.yaml"}
     whole.names = dict(model.names) if names is None else names
     whole.stride = torch.tensor(model.stride)
+    if text is not None:
+        whole.txt_feats = text
     whole.half()
     content = {
         "epoch": -1, "model": None, "ema": None, "version": "8.2.0", "date": "2024-01-01",

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from yolo.api import YOLO as YOLO
+    from yolo.api import YOLOWorld as YOLOWorld
     from yolo.engine.fetch import fetch_weights as fetch_weights
     from yolo.engine.tracking import Tracker as Tracker
     from yolo.ensemble import attempt_load_weights as attempt_load_weights
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "YOLO": "yolo.api",
+    "YOLOWorld": "yolo.api",
     "attempt_load_weights": "yolo.ensemble",
     "fetch_weights": "yolo.engine.fetch",
     "Tracker": "yolo.engine.tracking",
@@ -36,8 +38,8 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "TASKS", "YOLO", "TaskSpec", "Tracker", "YoloError", "__version__", "attempt_load_weights",
-    "fetch_weights", "layer", "register_task",
+    "TASKS", "YOLO", "TaskSpec", "Tracker", "YOLOWorld", "YoloError", "__version__",
+    "attempt_load_weights", "fetch_weights", "layer", "register_task",
 ]  # fmt: skip
 
 

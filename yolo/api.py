@@ -11,7 +11,7 @@ from yolo.backends import is_exported
 from yolo.cfg.networks import find_network
 from yolo.engine.events import Callback, Callbacks
 from yolo.engine.fetch import find_weights, is_weights
-from yolo.errors import ConfigError
+from yolo.errors import ConfigError, ModelError
 from yolo.exported import ExportedFile
 from yolo.options import INHERITED, resolve_call, training_options
 from yolo.tasks.spec import TASKS, TaskSpec, task_of_network
@@ -141,6 +141,23 @@ class YOLO:
         self.model = self.spec.model(self.model.yaml)
         self.model.names = names
         self.trained = self._fused = False
+        return self
+
+    def set_classes(self, names: Sequence[str] | Mapping[int, str], embeddings: Any = None) -> YOLO:
+        """Give a World network other words to look for; see docs/world.md.
+
+        Args:
+            names: the words.
+            embeddings: (N, E) numbers, a .npy, .npz or .safetensors file, a text encoder; None
+                where the words are among the network's own.
+
+        Raises:
+            YoloError: if the classes are fixed, or the embeddings can't be used.
+        """
+        self._need_network("given other classes")
+        if not hasattr(self.model, "set_classes"):
+            raise ModelError(f"the classes of a network for {self.task!r} are fixed")
+        self.model.set_classes(names, embeddings)
         return self
 
     # ------------------------------------------------------------------ the three loops
@@ -487,3 +504,7 @@ class YOLO:
     def reset_callbacks(self) -> None:
         """Remove all callbacks."""
         self.callbacks_.reset()
+
+
+YOLOWorld = YOLO
+"""The familiar name where a network takes words; which class reads a file makes no difference."""

@@ -63,15 +63,19 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ConfigError(f"{self.kind}={choice!r} needs a 'name': one of {sorted(self)}")
         return self[name], options
 
-    def function(self, choice: str | Mapping[str, Any]) -> Callable[..., Any]:
+    def function(self, choice: str | Mapping[str, Any], inputs: int = 2) -> Callable[..., Any]:
         """Return the function that an option chooses, with the options for it filled in.
+
+        Args:
+            choice: as of `choose`.
+            inputs: its first parameters that are no options.
 
         Raises:
             UnknownNameError, ConfigError: as `choose`, or if it has no such option.
         """
         part, options = self.choose(choice)
         assert callable(part)
-        known = list(inspect.signature(part).parameters)[2:]
+        known = list(inspect.signature(part).parameters)[inputs:]
         for name in options:
             if name not in known:
                 raise ConfigError(

@@ -75,7 +75,9 @@ def take_over(model: Any, task: str, weights: str | Path, partial: bool) -> None
         )
     names = saved.names if found else None
     LOGGER.info(take_weights(model, saved.weights, str(weights), names))
-    if not found:
+    if not found and "words" in saved.network:
+        model.set_classes(saved.names, saved.network["words"])
+    elif not found:
         model.names = dict(saved.names)
 
 

@@ -44,7 +44,7 @@ def device(monkeypatch):
 def trainer():
     return SimpleNamespace(
         device=torch.device("cuda"),
-        model=torch.nn.Identity(),
+        learner=torch.nn.Identity(),
         args=SimpleNamespace(batch=-1),
         imgsz=(64, 64),
     )

@@ -105,6 +105,24 @@ def test_a_network_for_gray_images(tmp_path):
     assert YOLO(path).model.num_channels == 1
 
 
+@pytest.mark.parametrize("count", [3, 80])
+def test_a_network_for_words_brings_those_it_had_last(tmp_path, count):
+    """Its YAML has the number of classes that the branches were built for, its names another."""
+    row = [[2, 3], 1, "WorldDetect", ["nc", 8, True]]
+    model, text = tiny_network(SPEC, nc=count, head=[row]), torch.randn(1, 3, 8)
+    model.yaml.pop("class_width")
+    names = {0: "cat", 1: "red car", 2: "dog"}
+    path = write_peer_file(tmp_path / "a.pt", model, "detect", names=names, text=text)
+    found = YOLO(path)
+    x = torch.rand(1, 3, 64, 64)
+    unit = torch.nn.functional.normalize(text, dim=2)
+    model.load_state_dict(as_saved(model))
+    torch.testing.assert_close(found.model(x), model(x, unit))
+    assert found.names == names
+    write_peer_file(path, model, "detect", names=names, text=text[:, :2])
+    assert YOLO(path).model.head.text is None
+
+
 @pytest.mark.parametrize("unscaled", [None, 64])
 def test_rows_as_wide_as_there_are_classes(tmp_path, unscaled):
     """Version 8.2 didn't scale such rows, later ones do; the file doesn't say which."""

@@ -177,6 +177,10 @@ class TrainConfig(CommonConfig):
         None,
         "first N layers, or indices, backbone, neck, head, names (model.*.cv2); BatchNorm included",
     )
+    teacher: str | Path | None = option(None, "checkpoint of a trained network to learn from")
+    distill: str | dict[str, Any] | None = option(
+        None, "how: cwd, mgd, logit or self, or {name: ..., gain: ..., and its options}"
+    )
     multi_scale: float = option(0.0, "vary imgsz by this share; True: 0.5", ge=0, lt=1)
     val: bool = option(True, "validate in the epochs; the last one always is")
     val_every: int = option(1, "epochs from one validation to the next", ge=1)

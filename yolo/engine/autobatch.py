@@ -37,7 +37,7 @@ def fitting_batch(trainer: Trainer, share: float) -> int:
     """
     device = trainer.device
     budget = share * torch.cuda.get_device_properties(device).total_memory
-    model = copy.deepcopy(trainer.model).train()
+    model = copy.deepcopy(trainer.learner).train()
     peaks: list[tuple[int, int]] = []
     for batch in PROBES:
         torch.cuda.empty_cache()

@@ -58,7 +58,7 @@ def optimizer(
         )
     accumulate = max(round(config.nbs / trainer.batch_size), 1)
     built = optim.build_optimizer(
-        trainer.model,
+        trainer.learner,
         choice.name,
         lr=choice.lr,
         momentum=choice.momentum,

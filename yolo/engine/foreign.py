@@ -3,7 +3,8 @@
 
 Such a file holds a pickled module, in half precision, under `ema` while its training runs and under
 `model` when it has ended. What is taken: parameters and buffers by their names (which our modules
-share), the network's YAML, the class names, the training options, the results of the epochs.
+share), the network's YAML, the class names and their embeddings where they are words, the training
+options, the results of the epochs.
 Whatever else the module carries stays unread.
 """
 
@@ -55,6 +56,12 @@ def convert(file: TorchFile) -> dict[str, Any]:
     network |= {"nc": len(names), "ch": yaml.get("ch", yaml.get("channels", 3)), "names": names}
     if "kpt_shape" in state:
         network["kpt_shape"] = file.plain(state["kpt_shape"])
+    if isinstance(yaml.get("nc"), int) and yaml["nc"] != len(names):  # of a network for words
+        network["class_width"] = min(yaml["nc"], 100)
+    if isinstance(text := state.get("txt_feats"), StoredTensor) and text.size[-2:-1] == (
+        len(names),
+    ):
+        network["words"] = file.tensor(text).float().reshape(len(names), -1)
     weights = _weights(file, module)
     if _is_unscaled(network, weights):
         network["unscaled"] = len(names)

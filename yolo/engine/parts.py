@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from yolo.engine import build, inputs, network, resume
+from yolo.engine import build, distill, inputs, network, resume
 from yolo.engine.folders import run_folder
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class TrainerParts:
         data: the dataset.
         fresh: the network starts from random weights.
         frozen: names of the modules that stay as they are.
+        learner: the network, or a module of it and what else is trained (`distill.Learner`).
         iteration: batches of the whole run that are done.
     """
 
@@ -54,9 +55,12 @@ class TrainerParts:
     epochs: int
     imgsz: Any
     batch_size: Any
+    epoch: int
+    batch_i: int
     iteration: int
     data: DatasetSpec
     model: Any
+    learner: Any
     frozen: list[str]
     criterion: Any
     ema: ModelEMA
@@ -79,6 +83,10 @@ class TrainerParts:
         """Build the network for the data's classes, with weights taken over where they fit."""
         model, self.frozen = network.build_model(self)
         return model
+
+    def build_learner(self) -> nn.Module:
+        """Build what is trained: the network, and what distillation trains beside it."""
+        return distill.build_learner(self)
 
     def build_criterion(self) -> nn.Module:
         """Build the loss from the spec's criterion and the options; each task knows how."""

@@ -30,7 +30,7 @@ MAY_CHANGE = frozenset(
         "epochs", "imgsz", "batch", "device", "close_mosaic", "augmentations", "save_period",
         "save_every", "workers", "cache", "cache_dir", "patience", "time", "freeze", "val",
         "val_every", "plots", "verbose", "profile", "compile", "channels_last", "plugins", "resume",
-        "model", "data", "task", "exist_ok",
+        "model", "data", "task", "exist_ok", "teacher",
     }
 )  # fmt: skip
 """Options that may differ when a run is resumed."""
@@ -43,7 +43,9 @@ _COUNTERS = ("epoch", "batch_i", "iteration", "accumulated", "finished", "stop")
 
 def options_of(trainer: Trainer) -> dict[str, Any]:
     """Return the run's options as resolved: what reproduces it alone, as plain data."""
-    args = trainer.args.model_copy(update={"data": recordable(trainer.args.data)})
+    given = trainer.args
+    teacher = None if given.teacher is None else Path(given.teacher).absolute()
+    args = given.model_copy(update={"data": recordable(given.data), "teacher": teacher})
     options = plain(args.model_dump()) | plain(trainer.resolved)
     return options | {"task": trainer.spec.name, "batch": trainer.batch_size, "resume": False}
 
@@ -68,12 +70,13 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
     """Return everything that decides how training goes on, as tensors and plain data."""
     gradients = {
         name: parameter.grad
-        for name, parameter in trainer.model.named_parameters()
+        for name, parameter in trainer.learner.named_parameters()
         if parameter.grad is not None
     }
     return {
         **{name: getattr(trainer, name) for name in _COUNTERS},
-        "model": dict(trainer.model.state_dict()),
+        "model": dict(trainer.learner.state_dict()),
+        "teacher": getattr(trainer.learner, "fingerprint", ""),
         "gradients": gradients if trainer.accumulated else {},
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
@@ -99,7 +102,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> None:
         CheckpointError: if it doesn't fit the network or the optimizer.
     """
     state = saved.state or {}
-    found = misfits(trainer.model.state_dict(), state.get("model", {}))
+    found = misfits(trainer.learner.state_dict(), state.get("model", {}))
     if found:
         raise CheckpointError(
             f"resume: the checkpoint, of {len(saved.names)} classes, doesn't fit the network for "
@@ -107,7 +110,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> None:
             "new run from these weights"
         )
     try:
-        trainer.model.load_state_dict(state["model"])
+        trainer.learner.load_state_dict(state["model"])
         trainer.ema.ema.load_state_dict(saved.weights)
         trainer.optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
@@ -116,7 +119,7 @@ def restore(trainer: Trainer, saved: Checkpoint) -> None:
         ) from error
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.ema.updates = state["ema_updates"]
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in trainer.learner.named_parameters():
         if name in state["gradients"]:
             parameter.grad = state["gradients"][name].to(trainer.device)
     for name in _COUNTERS:

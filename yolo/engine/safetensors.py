@@ -3,7 +3,8 @@
 
 The metadata key `plainyolo` holds the JSON text. It keeps what JSON would lose: a mapping with keys
 other than text is `{"@pairs": [[key, value], ...]}`, and `weights` is the list of the tensors'
-names in the state dict's order, which the checksum goes by. The state of a run has no place.
+names in the state dict's order, which the checksum goes by. The description's `words` (see
+`yolo.tasks.detect.model`) are a tensor of that name. The state of a run has no place.
 """
 
 from __future__ import annotations
@@ -20,25 +21,29 @@ from yolo.errors import CheckpointError, MissingPackageError
 SUFFIX: Final = ".safetensors"
 KEY: Final = "plainyolo"
 _PAIRS = "@pairs"
+_WORDS = "words"
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
     """Return the file of a checkpoint's content.
 
     Raises:
-        CheckpointError: if it holds tensors beside the weights.
+        CheckpointError: if it holds tensors beside weights and words.
         MissingPackageError: without the package safetensors.
     """
     weights = content["weights"]
-    rest = {**content, "weights": list(weights)}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    rest, words = {**content, "weights": list(weights)}, content["network"].get(_WORDS)
+    if isinstance(words, Tensor):
+        tensors[_WORDS] = words.clone()
+        rest["network"] = {**content["network"], _WORDS: None}
     try:
         text = json.dumps(_to_json(rest))
     except TypeError:
         raise CheckpointError(
             "a safetensors file holds weights and plain data, no training state; save it as .pt"
         ) from None
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    data: bytes = _package().torch.save(tensors, {KEY: text})
+    data: bytes = package().torch.save(tensors, {KEY: text})
     return data
 
 
@@ -50,16 +55,18 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged or not ours.
         MissingPackageError: without the package safetensors.
     """
-    package = _package()
+    opened = package()
     with path.open("rb"):
         pass  # the package's own error for a file that can't be read says less
     try:
-        with package.safe_open(path, framework="pt") as file:
+        with opened.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         content = _from_json(json.loads(text)) if text else {}
         if content:
             content["weights"] = {name: tensors[name] for name in content["weights"]}
+            if _WORDS in tensors:
+                content["network"][_WORDS] = tensors[_WORDS]
     except Exception as error:  # the package's own errors, and all that bad JSON may raise
         raise CheckpointError(
             "the file is damaged or no safetensors file "
@@ -73,7 +80,12 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _package() -> Any:
+def package() -> Any:
+    """Return the package safetensors, with its `torch`.
+
+    Raises:
+        MissingPackageError: without it.
+    """
     try:
         import safetensors.torch
     except ImportError as error:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from yolo.data.recipe import close_epoch
-from yolo.engine import build, inputs, network, record, resume
+from yolo.engine import build, distill, inputs, network, record, resume
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain, save_checkpoint
 from yolo.engine.events import Callbacks
+from yolo.engine.idle_terms import IdleTerms
 from yolo.engine.interrupt import Interrupted, InterruptGuard, leave
 from yolo.engine.late import DivergedError, FiniteGuard, LateReader
 from yolo.engine.optim import apply_rates
@@ -143,23 +144,27 @@ class Trainer(TrainerParts):
         with self.ranks.main_first():
             self.data = self.build_data()
         self.model = self.build_model()
-        self.step_model: Any = self.ranks.wrap(self.model, self.device, self.args.sync_bn)
-        if self.args.compile:
+        self.learner = self.build_learner()
+        self.step_model: Any = self.ranks.wrap(self.learner, self.device, self.args.sync_bn)
+        if self.args.compile and self.learner is self.model:
             self.step_model = torch.compile(self.step_model)
+        self.ema = self.build_ema()
         self.imgsz = inputs.input_size(self.args.imgsz, self.model.stride)
         self.amp_dtype = autocast_dtype(self.args.amp, self.device)
         self.amp = self.amp_dtype is not None
         fp16 = self.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         with self.ranks.main_first():
-            self.criterion = self.build_criterion()
+            self.criterion = distill.build_criterion(self, self.build_criterion())
+            self.idle_terms = IdleTerms(
+                self.criterion, watch=not (self.frozen or self.args.sync_bn)
+            )
             self.batch_size = build.batch_size(self)
             self.train_loader = self.build_train_loader()
         self.loss_names: tuple[str, ...] = tuple(self.criterion.names)
         self.optimizer, self.scheduler, self.resolved = self.build_optimizer()
         self.asked = {name: plain(getattr(self.args, name)) for name in self.resolved}
         self.accumulate = self.scheduler.accumulate
-        self.ema = self.build_ema()
         with self.ranks.main_first():
             self.test_loader = self.build_val_loader()
         self.validator = self.build_validator()
@@ -253,7 +258,7 @@ class Trainer(TrainerParts):
         """Clip, step unless something isn't finite, and move the average."""
         self.fire("optimizer_step")
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), MAX_GRADIENT_NORM)
         bad = ~self.window_finite
         if not self.scaler.is_enabled():  # the scaler deals with overflowing gradients itself
             bad = bad | ~torch.isfinite(norm)
@@ -272,6 +277,7 @@ class Trainer(TrainerParts):
     def end_epoch(self) -> None:
         """Validate, choose the best epoch, save, and decide whether to go on."""
         self.epoch_time = time.monotonic() - self.epoch_time_start
+        self.idle_terms.end_epoch(self.ranks)
         self.plan_time()
         last = self.stop or self.epoch + 1 >= self.epochs
         due = self.args.val and (self.epoch + 1) % self.args.val_every == 0

@@ -103,9 +103,9 @@ def module_name(module: Any) -> str | None:
 
 
 def digest(network: nn.Module) -> str:
-    """Return the SHA-256 over all weights, by name, in their own precision."""
+    """Return the SHA-256 over all weights and buffers, by name, in their own precision."""
     found = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted({**dict(network.named_buffers()), **network.state_dict()}.items()):
         plain = value.detach().cpu().contiguous().view(-1)
         found.update(f"{name} {plain.dtype} {tuple(value.shape)}\n".encode())
         found.update(plain.view(torch.uint8).numpy().tobytes())

@@ -7,7 +7,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def _head_sizes(model: BaseModel, images: int) -> list[int]:
     ]
     try:
         with torch.no_grad():
-            feats = model.features(image)
+            feats = model.features(image, _example_side(model))
     except Exception as error:
         row = model.rows[reached[-1]]
         raise ModelError(f"row {row.index} {row.name}({row.arguments}): {error}") from error
@@ -87,6 +87,11 @@ def _head_sizes(model: BaseModel, images: int) -> list[int]:
             hook.remove()
     maps: Sequence[Tensor] = feats if head.several else [feats]
     return [int(m.shape[-2]) for m in maps]
+
+
+def _example_side(model: BaseModel) -> Any:
+    """Return a side input of the right shape, where the head has an `example_side`."""
+    return getattr(model.head, "example_side", None)
 
 
 def count_flops(model: BaseModel, size: tuple[int, int]) -> tuple[int, list[int]]:
@@ -118,7 +123,7 @@ def count_flops(model: BaseModel, size: tuple[int, int]) -> tuple[int, list[int]
                 part.register_forward_hook(partial(norm, index=index))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        twin(image)
+        twin(image, _example_side(twin))
     by_module = counter.get_flop_counts()
     rest = counter.get_total_flops()
     for index in range(len(counts)):

@@ -38,7 +38,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
@@ -129,6 +129,7 @@ class BuildContext:
 
 
 Planner = Callable[[Sequence[Any], BuildContext], Plan]
+Side = bool | Literal["renew"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +139,13 @@ class Layer:
     Args:
         cls: the class.
         plan: turns a row's arguments into a `Plan`.
-        side: whether the layer is called as ``layer(x, side)`` with the model's side input.
+        side: whether the layer is called as ``layer(x, side)`` with the model's side input;
+            "renew": and what it gives is the side input of later rows, but for the head.
     """
 
     cls: type[nn.Module]
     plan: Planner
-    side: bool = False
+    side: Side = False
 
 
 LAYERS: Registry[Layer] = Registry("layer")
@@ -155,7 +157,7 @@ M = TypeVar("M", bound=type[nn.Module])
 def layer(cls: M, /) -> M: ...
 @overload
 def layer(
-    *, plan: Planner | None = None, name: str | None = None, side: bool | None = None
+    *, plan: Planner | None = None, name: str | None = None, side: Side | None = None
 ) -> Callable[[M], M]: ...
 def layer(
     cls: M | None = None,
@@ -163,7 +165,7 @@ def layer(
     *,
     plan: Planner | None = None,
     name: str | None = None,
-    side: bool | None = None,
+    side: Side | None = None,
 ) -> M | Callable[[M], M]:
     """Register a class as a layer that a network YAML can name.
 
@@ -172,8 +174,7 @@ def layer(
         plan: a planner ``(args, ctx) -> Plan``. Without it the class' own ``plan`` method
             counts, else what a registered base class uses.
         name: the name in a YAML; the class' name by default.
-        side: call the layer as ``layer(x, side)``; inherited from a registered base class
-            when not given.
+        side: as `Layer` has it; inherited from a registered base class when not given.
 
     Raises:
         ConfigError: if there is no planner, or another class has the name.
@@ -189,8 +190,8 @@ def layer(
                 f"stage_like, concat_channels from yolo.nn.layer), or give the class a "
                 f"`plan(cls, args, ctx) -> Plan` classmethod"
             )
-        reads_side = side if side is not None else bool(base and base.side)
-        _add(name or cls.__name__, Layer(cls, planner, reads_side))
+        inherited = base.side if base else False
+        _add(name or cls.__name__, Layer(cls, planner, inherited if side is None else side))
         return cls
 
     return register if cls is None else register(cls)

@@ -6,7 +6,7 @@ Shape letters: B batch, n gt slots (padded), m ignored regions, C classes, R bin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -61,10 +61,14 @@ class LossReport:
     Attributes:
         total: scalar to run backward on: the sum of the items times the batch size.
         parts: detached items by name, each times its gain, in the criterion's order.
+        images: what `total` is times the sum of the items; terms that are added later take it too.
+        live: the items with their gradient, by which a run finds terms that have none.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    images: Tensor | float = 1.0
+    live: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def dfl_loss(logits: Tensor, distances: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class BaseModel(nn.Module):
         model: the rows' modules, an ``nn.Sequential``.
         rows: what each row reads.
         save: numbers of the rows whose output a later row reads.
-        yaml: plain data that builds this network again (with `nc`, `ch`, `scale`, `names`).
+        yaml: what builds this network again (with `nc`, `ch`, `scale`, `names`): plain data, but
+            for the tensor `words` of a network that is guided by them.
         stride: pixels per cell of each level the head reads; (1,) for a head without levels.
 
     Raises:
@@ -129,7 +130,8 @@ class BaseModel(nn.Module):
 
         Args:
             x: (B, C, H, W) float image, RGB, 0..1; H and W multiples of the largest stride.
-            side: what layers with a side input get beside their map (text, say).
+            side: what layers with a side input get beside their map (text, say); None: what
+                the head has as `side`, if anything.
             capture: numbers of rows whose outputs are wanted too.
 
         Returns:
@@ -167,10 +169,16 @@ class BaseModel(nn.Module):
                 raise ModelError(f"no row {i} to capture; expected 0 to {len(self.rows) - 1}")
         keep = {*self.save, *capture, stop - 1}
         kept = {IMAGE: x}
+        given_side = side = getattr(self.head, "side", None) if side is None else side
         for row, module in zip(self.rows[:stop], self.model, strict=False):
             maps = [x if i == row.index - 1 else kept[i] for i in row.sources]
             given = maps if row.several else maps[0]
-            x = module(given, side) if row.side else module(given)
+            if row.side:
+                x = module(given, given_side if row is self.rows[-1] else side)
+            else:
+                x = module(given)
+            if row.side == "renew":
+                side = x
             if row.index in keep:
                 kept[row.index] = x
         return kept

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from yolo.errors import ModelError, nearest
-from yolo.nn import block, conv  # noqa: F401 - imported so that their layers are registered
-from yolo.nn.layer import LAYERS, BuildContext
+from yolo.nn import block, conv, guided  # noqa: F401 - imported so that their layers are registered
+from yolo.nn.layer import LAYERS, BuildContext, Side
 
 MAX_REPEATS = 1000  # a description may come from a stranger's file
 IMAGE = -1  # the row number of the network's input
@@ -37,7 +37,7 @@ class Row:
         sources: absolute numbers of the rows it reads; `IMAGE` is the input.
         kept: those of `sources` that the description names by more than "the row before" (-1).
         several: whether the layer gets a list of maps.
-        side: whether the layer also gets the side input.
+        side: whether the layer also gets the side input, or even renews it.
         repeats: its repeats after depth scaling.
         name: the layer's name.
         arguments: what the constructor got, as text for people.
@@ -47,7 +47,7 @@ class Row:
     sources: tuple[int, ...]
     kept: tuple[int, ...]
     several: bool
-    side: bool
+    side: Side
     repeats: int
     name: str
     arguments: str

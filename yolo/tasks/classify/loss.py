@@ -65,4 +65,4 @@ class ClassificationCriterion(nn.Module):
         if self.weights is not None:
             each = each * self.weights[labels]
         total = (each * known).sum() / self.sum_over_ranks(known.sum()).clamp(min=1)
-        return LossReport(total, {"loss": total.detach()})
+        return LossReport(total, {"loss": total.detach()}, live={"loss": total})

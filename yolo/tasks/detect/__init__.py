@@ -7,7 +7,7 @@ from yolo.tasks.spec import Outputs, TaskSpec, lazy_exports
 
 TASK = TaskSpec(
     name="detect",
-    heads=("yolo.tasks.detect.head:Detect",),
+    heads=("yolo.tasks.detect.head:Detect", "yolo.tasks.detect.world:WorldDetect"),
     model="yolo.tasks.detect.model:DetectionModel",
     criterion="yolo.tasks.detect.loss:DetectionCriterion",
     label_format="yolo.data.labels:BoxLabels",

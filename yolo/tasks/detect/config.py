@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from yolo.cfg.schema import TrainConfig, option
@@ -19,3 +21,6 @@ class DetectTrainConfig(TrainConfig):
     cls_loss: Part = option("bce", "class loss: a name, or {name: ..., and its options}")
     box_loss: Part = option("ciou", "box loss: likewise")
     assigner: Part = option("task_aligned", "which anchor learns which object: likewise")
+    text_embeddings: Part | Path | Callable[..., Any] | None = option(
+        None, "words of a World network: a file, or an encoder by name, or with its options"
+    )

@@ -132,7 +132,8 @@ class DetectionCriterion(nn.Module):
             terms = self.terms(full, targets, positives)
             items = {name: terms[name] * self.gains[name] for name in self.names}
             total = torch.stack(list(items.values())).sum() * positives.images
-        return LossReport(total, {name: item.detach() for name, item in items.items()})
+        parts = {name: item.detach() for name, item in items.items()}
+        return LossReport(total, parts, positives.images, items)
 
     def terms(
         self, raw: Mapping[str, Tensor], targets: Targets, positives: Positives

@@ -8,10 +8,32 @@ from typing import Any
 from torch import nn
 
 from yolo.engine.trainer import Trainer
+from yolo.engine.words import embeddings_of
+from yolo.errors import ConfigError
 
 
 class DetectionTrainer(Trainer):
     """Train a detector; see `Trainer` for what a subclass may override."""
+
+    def build_model(self) -> Any:
+        """Build the network; one that takes words gets the embeddings of the data's names.
+
+        Raises:
+            ConfigError: if `text_embeddings` is given for a network whose classes are fixed.
+            YoloError: if there are no embeddings, or not for each name.
+        """
+        model, source = super().build_model(), self.args.text_embeddings
+        if getattr(model, "takes_words", False):
+            names = list(model.names.values())
+            if source is None or self.resumed_from is not None:
+                source = embeddings_of(self.network, names)
+            model.set_classes(names, source)
+        elif source is not None:
+            raise ConfigError(
+                f"text_embeddings={source!r}: the classes of this network are fixed; leave it "
+                "out, or train a network such as yolov8n-worldv2.yaml"
+            )
+        return model
 
     def build_criterion(self) -> nn.Module:
         """Build the criterion with `criterion_options`."""
