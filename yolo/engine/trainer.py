@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo.data.recipe import close_epoch
+from yolo.data.workers import lost_worker_told
 from yolo.engine import build, inputs, network, record, resume
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain, save_checkpoint
 from yolo.engine.events import Callbacks
@@ -98,6 +99,7 @@ class Trainer(TrainerParts):
 
     # ------------------------------------------------------------------ the run
 
+    @lost_worker_told()
     def train(self) -> Any:
         """Run the training and return the metrics object of the best weights.
 
@@ -329,8 +331,10 @@ class Trainer(TrainerParts):
             if part is not None:
                 part.close()
         if hasattr(self, "save_dir") and self.ranks.main and not self.args.exist_ok:
+            ours = 3 if self.args.project is None else 1  # runs/<task>/<name>
             with contextlib.suppress(OSError):
-                self.save_dir.rmdir()  # removes nothing that holds something
+                for folder in (self.save_dir, *self.save_dir.parents)[:ours]:
+                    folder.rmdir()  # removes nothing that holds something
 
     # ------------------------------------------------------------------ numbers for people
 
