@@ -14,9 +14,6 @@ COPYLEFT = re.compile(
     re.IGNORECASE,
 )
 SILENT = {"faster-coco-eval": "Apache-2.0", "cuda-toolkit": "NVIDIA's, as torch's own packages"}
-    "faster-coco-eval": "Apache-2.0",
-    "cuda-toolkit": "NVIDIA's, as torch's own CUDA packages",
-}
 """Distributions whose metadata name no licence; their files or makers do."""
 
 PRODUCT = "plainyolo"
