@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import nano
 
 GOLDEN = Path(__file__).parent / "golden"
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests report nothing home, however they import it
+
+# The networks here are too small to share among threads; for this process and those it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @lru_cache(maxsize=4)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
 import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from yolo import YOLO
 from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.engine.late import DivergedError
-from yolo.errors import CheckpointError, ConfigError
+from yolo.errors import CheckpointError, ConfigError, DataError
 from yolo.tasks.detect.train import DetectionTrainer
 
 
@@ -157,3 +160,21 @@ def test_a_run_that_never_began_leaves_no_folder(model, tmp_path):
     with pytest.raises(FileNotFoundError):
         model.train(data=str(tmp_path / "no.yaml"), **nano.options(tmp_path, "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_dies_ends_the_run_soon_with_one_line(model, data, tmp_path):
+    def kill(trainer):
+        if trainer.iteration == 2:
+            _, *victims = multiprocessing.active_children()
+            os.kill(victims[0].pid, signal.SIGKILL)
+            time.sleep(0.5)
+
+    model.add_callback("on_train_batch_end", kill)
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"^a process that loads images has died .*; where memory"):
+        model.train(data=str(data), **nano.options(tmp_path, "run", workers=2, epochs=9))
+    assert time.monotonic() - start < 30
+    assert not multiprocessing.active_children()
+    last = tmp_path / "run" / "weights" / "last.pt"
+    YOLO(last).train(resume=True, epochs=1)
+    assert len(load_checkpoint(last).history) == 1

@@ -465,7 +465,13 @@ def check_attributes(thing, names):
             part = getattr(part, word)
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+FEW = [
+    pytest.param(n, marks=[] if n in {"detect", "classify"} else pytest.mark.slow) for n in TASKS
+]
+"""The others take seconds each."""
+
+
+@pytest.mark.parametrize("name", FEW)
 def test_the_classes_of_every_task_can_be_subclassed_and_given(name, tmp_path):
     package = importlib.import_module(f"yolo.tasks.{name}")
     spec, data = TASKS[name], nano.task_data(tmp_path, TASKS[name])

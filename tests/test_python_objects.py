@@ -64,7 +64,13 @@ def dataset(train: int = 6, val: int = 2) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+FEW = [
+    pytest.param(n, marks=[] if n in {"segment", "classify"} else pytest.mark.slow) for n in TASKS
+]
+"""The others take seconds each."""
+
+
+@pytest.mark.parametrize("task", FEW)
 def test_a_task_trains_on_objects(task, tmp_path):
     spec = TASKS[task]
     data = dataset()

@@ -183,11 +183,11 @@ def test_args_yaml_is_enough_for_the_command(finished, tmp_path):
     ("event", "when", "rows"),
     [
         ("on_train_start", 0, 0),
-        ("on_train_batch_end", 2, 0),
         ("on_train_batch_end", 6, 1),
-        ("on_train_batch_end", 8, 2),
-        ("on_train_epoch_end", 4, 1),
-        ("on_fit_epoch_end", 4, 1),
+        pytest.param("on_train_batch_end", 2, 0, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_end", 8, 2, marks=pytest.mark.slow),
+        pytest.param("on_train_epoch_end", 4, 1, marks=pytest.mark.slow),
+        pytest.param("on_fit_epoch_end", 4, 1, marks=pytest.mark.slow),
     ],
 )
 def test_stop_ends_the_run_and_leaves_it_whole(train, event, when, rows):

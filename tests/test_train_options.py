@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 
 import cv2
 import numpy as np
@@ -105,10 +106,27 @@ def test_compile_wraps_the_training_forward_alone(train, monkeypatch):
     assert nano.same(nano.weights_of(model), nano.weights_of(train("plain")))
 
 
-def test_profile_writes_a_table_and_a_trace(train):
-    folder = train(profile=True, epochs=3).trainer.save_dir
-    assert "aten::" in (folder / "profile.txt").read_text()
+def test_profile_tells_where_the_time_of_the_steps_goes(train):
+    """14 images in batches of 4: the second epoch ends the trace, the later ones are timed."""
+    moments = []
+
+    def note(trainer):
+        if trainer.epoch >= 2:
+            moments.append(time.perf_counter())
+
+    events = dict.fromkeys(("on_train_epoch_start", "on_train_epoch_end"), note)
+    folder = train(profile=True, epochs=4, callbacks=events).trainer.save_dir
     assert (folder / "trace.json").stat().st_size > 1000
+    stages, _, operations = (folder / "profile.txt").read_text().partition("\n\n")
+    assert "aten::" in operations
+    found = {row[:20].strip(): float(row[20:].split()[0]) for row in stages.splitlines()[1:]}
+    total = found.pop("all")
+    assert set(found) == {
+        "data", "forward", "assigner", "loss", "backward", "optimizer", "EMA", "logging, callbacks",
+    }  # fmt: skip
+    assert sum(found.values()) == pytest.approx(total, abs=0.05)
+    wall = moments[1] - moments[0] + moments[3] - moments[2]
+    assert total == pytest.approx(1000 * wall / 8, rel=0.05)
 
 
 def test_multi_scale_varies_the_input_and_resumes_exactly(train, tmp_path):

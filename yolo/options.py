@@ -109,16 +109,19 @@ def training_options(
     """
     given = with_file(spec.train_config, {**spec.defaults_for("train"), **base}, options)
     asked = given.get("resume", False)
-    if not asked:
-        return resolve_call(spec, "train", base, given), None
+    from yolo.engine.resume import open_run, run_before_restart, settle
+
     path = own if asked is True else asked
+    if not asked:
+        config = resolve_call(spec, "train", base, given)
+        path = run_before_restart(config, spec.name)
+        if path is None:
+            return config, None
     if path is None:
         raise ConfigError(
             "resume=True needs a model loaded from the last.pt of a run, as in "
             "YOLO('runs/detect/train/weights/last.pt').train(resume=True)"
         )
-    from yolo.engine.resume import open_run, settle
-
     saved = open_run(path)
     before = dict(saved.config)
     transforms = before.pop("augmentations", None)

@@ -83,7 +83,7 @@ def test_outputs_of_a_module_of_ones_own_are_no_predictions():
 
 
 def test_what_a_runtime_raises_is_told_in_one_line():
-    text = r"^m\.x: no sound X file \(ZeroDivisionError: first second\)$"
+    text = r"^m\.x: no sound X file; copy or export it again \(ZeroDivisionError: first second\)$"
     with pytest.raises(ModelError, match=text), sound("m.x", "X file"):
         raise ZeroDivisionError("first\n  second")
     with pytest.raises(ConfigError), sound("m.x", "X file"):

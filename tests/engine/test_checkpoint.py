@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -225,15 +226,19 @@ def test_a_full_disk_leaves_the_previous_file(tmp_path, monkeypatch):
 def test_a_file_that_reads_back_wrong_never_replaces_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     save_checkpoint(path, example(1.0))
-    save = torch.save
-
-    def corrupt(content, buffer):
-        save(content | {"checksum": "0"}, buffer)
-
-    monkeypatch.setattr(module.torch, "save", corrupt)
-    with pytest.raises(CheckpointError, match="checksum"):
+    monkeypatch.setattr(module.os, "fsync", lambda handle: os.pwrite(handle, b"?", 1000))
+    with pytest.raises(CheckpointError, match="other bytes than were written"):
         save_checkpoint(path, example(2.0))
     assert load_checkpoint(path).weights["w"][0, 0] == 1.0
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_nothing_but_plain_data_is_written(tmp_path):
+    thing = example(1.0)
+    thing.state = {"seen": {1, 2}}
+    with pytest.raises(CheckpointError, match=r"plain data, found \{1, 2\} \(set\)"):
+        save_checkpoint(tmp_path / "a.pt", thing)
+    assert not os.listdir(tmp_path)
 
 
 def test_digest_tells_alike_trees_apart():

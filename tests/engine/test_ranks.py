@@ -46,13 +46,13 @@ Path(out, f"rank{rank}.json").write_text(json.dumps([metrics.results_dict, rows]
 """
 
 
-def launch(folder, *words, ranks=2, code=RUN, check=True):
+def launch(folder, *words, ranks=2, code=RUN, check=True, how=("--standalone",)):
     """Run a script by torch's launcher."""
     script = folder / "run.py"
     script.write_text(code)
     return subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
+            sys.executable, "-m", "torch.distributed.run", *how,
             f"--nproc-per-node={ranks}", str(script), *map(str, words),
         ],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -145,3 +145,39 @@ def test_alone_everything_is_as_it_was():
     ranks.world = 2
     with pytest.raises(ConfigError, match="sync_bn=True needs CUDA"):
         ranks.wrap(model, torch.device("cpu"), sync_bn=True)
+
+
+FAILING = """
+import os, sys
+from yolo import YOLO
+
+def fail(trainer):
+    if trainer.iteration == 5 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        raise RuntimeError("once")
+
+network, data, folder = sys.argv[1:]
+model = YOLO(network)
+model.add_callback("on_train_batch_start", fail)
+model.train(data=data, epochs=3, imgsz=64, batch=4, nbs=8, workers=0, plots=False, save_every=2,
+            device="cpu", project=folder, name="run")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how", [["--standalone"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]]
+)
+def test_a_restarted_job_goes_on_from_its_last_checkpoint(network, data, tmp_path, how):
+    """In one rank, whose statistics are all kept, it ends as if nothing had happened."""
+    stranger = nano.train(tmp_path, "run", network=network, data=data, epochs=1).trainer.last
+    untouched = stranger.read_bytes()
+    how = [*how, "--max-restarts=1"]
+    launch(tmp_path, network, data, tmp_path, ranks=1, code=FAILING, how=how)
+    assert sorted(path.name for path in tmp_path.glob("run*/")) == ["run", "run-2"]
+    assert stranger.read_bytes() == untouched
+    whole = nano.train(
+        tmp_path, "whole", network=network, data=data, epochs=3, save_every=2, device="cpu"
+    )
+    ended = load_checkpoint(tmp_path / "run-2" / "weights" / "last.pt")
+    assert nano.same(nano.weights_of(whole), ended.weights)
+    assert len(ended.history) == 3

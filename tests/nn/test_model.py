@@ -44,9 +44,8 @@ def state_digest(model):
 
 
 def classic(name):
-    """The large ones take seconds each."""
-    large = name.startswith(("yolov8l", "yolov8x"))
-    return pytest.param(name, marks=pytest.mark.slow if large else [])
+    """The larger ones take seconds each."""
+    return pytest.param(name, marks=[] if name.startswith("yolov8n") else pytest.mark.slow)
 
 
 @pytest.mark.golden

@@ -46,7 +46,7 @@ def open_backend(path: str | Path, device: Any = None, **given: Any) -> Exported
         ModelError: if the file can't be used, or doesn't say enough of itself.
     """
     if not Path(path).exists():
-        raise MissingFileError(f"{path}: no such exported model")
+        raise MissingFileError(f"{path}: no such exported model; check the path, or export one")
     module, _, name = BACKENDS[_suffix(path) or ".onnx"].partition(":")
     backend: ExportedModel = getattr(importlib.import_module(module), name)(path, device, **given)
     return backend

@@ -123,7 +123,9 @@ def sound(path: object, kind: str) -> Iterator[None]:
     except YoloError:
         raise
     except Exception as error:
-        raise ModelError(f"{path}: no sound {kind} ({reason(error)})") from error
+        raise ModelError(
+            f"{path}: no sound {kind}; copy or export it again ({reason(error)})"
+        ) from error
 
 
 def reason(error: Exception) -> str:

@@ -46,9 +46,14 @@ def find_network(name: str | Path) -> Network:
 
     Raises:
         MissingFileError: with the places looked at and the known names.
-        ModelError: if the file isn't valid YAML, or its `scales` no mapping.
+        ModelError: if the file is of another kind, isn't valid YAML, or its `scales` no mapping.
     """
     asked = Path(name)
+    if asked.is_file() and asked.suffix not in {".yaml", ".yml"}:
+        raise ModelError(
+            f"{asked}: not a model; expected a network (.yaml), weights (.pt, .safetensors), or an "
+            "exported file"
+        )
     stem = asked.name.removesuffix(".yaml").removesuffix(".yml")
     looked = list(_places(asked, stem))
     path = next((place for place in looked if place.is_file()), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,25 @@ def _as_made(made: Any) -> Any:
     return made
 
 
+@contextmanager
+def lost_worker_told() -> Iterator[None]:
+    """Say in a line that a worker has died; torch raises it wherever the main process just is.
+
+    Raises:
+        DataError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise DataError(
+            f"a process that loads images has died ({reason}); where memory runs out, use fewer "
+            "workers= or a smaller batch="
+        ) from error
+
+
 class Line:
     """Runs jobs, here or in persistent worker processes.
 
@@ -178,3 +198,5 @@ class Line:
             # torch has no public call for it, and a reference elsewhere (a traceback's frames)
             # would keep the processes alive.
             iterator._shutdown_workers()
+            for worker in iterator._workers:  # one may wait for ever for what a dead one held
+                worker.kill()

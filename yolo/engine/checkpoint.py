@@ -68,8 +68,8 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that `path` is at every moment a whole file, the old or the new one.
 
-    The new file is written under a temporary name, synced, read back and compared with its
-    checksum; only then does it take the place of the old one.
+    The new file is written under a temporary name, synced, read back and compared byte by byte;
+    only then does it take the place of the old one.
 
     Raises:
         CheckpointError: if the disk is full or the file can't be written; the old one is intact.
@@ -86,7 +86,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        read_content(temporary, path.suffix)
+        if not _holds(temporary, data):
+            raise CheckpointError(
+                f"{path}: the disk gives back other bytes than were written; the previous file is "
+                "intact. Choose a project= on another disk"
+            )
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -108,6 +112,14 @@ def _encode(content: dict[str, Any], path: Path) -> bytes | memoryview:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
+
+
+def _holds(path: Path, data: bytes | memoryview) -> bool:
+    """Tell whether a file has exactly these bytes."""
+    step, view = 1 << 24, memoryview(data)
+    with path.open("rb") as file:
+        pieces = range(0, len(view) + 1, step)  # the last one may be empty: nothing may follow
+        return all(file.read(step) == view[start : start + step] for start in pieces)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -185,7 +197,11 @@ _KINDS: Final = {"task": str, "names": dict, "network": dict, "weights": dict, "
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a tree of tensors and plain data, but for its key "checksum"."""
+    """Return the SHA-256 of a tree of tensors and plain data, but for its key "checksum".
+
+    Raises:
+        CheckpointError: if it holds anything else.
+    """
     sha = hashlib.sha256()
     _feed(sha, {k: v for k, v in content.items() if k != "checksum"})
     return sha.hexdigest()
@@ -209,9 +225,13 @@ def _feed(sha: Any, value: Any) -> None:
             _feed(sha, item)
     elif isinstance(value, float):
         sha.update(b"F" + struct.pack("<d", value))
-    else:
+    elif value is None or isinstance(value, (bool, int, str)):
         text = f"{type(value).__name__}:{value}".encode()
         sha.update(f"P{len(text)}".encode() + text)
+    else:
+        raise CheckpointError(
+            f"expected tensors and plain data, found {value!r:.80} ({type(value).__name__})"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def run_path(project: str | Path | None, name: str | None, task: str, mode: str) -> Path:
+    """Return the folder that a run's options name; see `run_folder`."""
+    return ((Path(project) if project else Path("runs") / task) / (name or mode)).absolute()
+
+
 def run_folder(
     project: str | Path | None, name: str | None, task: str, mode: str, exist_ok: bool = False
 ) -> Path:
@@ -21,8 +26,7 @@ def run_folder(
     Returns:
         The absolute path of the created folder.
     """
-    base = (Path(project) if project else Path("runs") / task) / (name or mode)
-    base = base.absolute()
+    base = run_path(project, name, task, mode)
     if exist_ok:
         base.mkdir(parents=True, exist_ok=True)
         return base

@@ -7,6 +7,7 @@ Everything that decides the next step is in `snapshot`, so that a killed run goe
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import torch
 
 from yolo.data.datasets import recordable
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain
+from yolo.engine.folders import run_path
 from yolo.engine.network import listed, misfits
 from yolo.engine.runtime import generator_states, restore_generators, versions
 from yolo.errors import CheckpointError, ConfigError
@@ -92,7 +94,32 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "elapsed": trainer.seconds(),
         "save_dir": str(trainer.save_dir),
+        "job": _job(),
     }
+
+
+def _job() -> str | None:
+    """Return what tells the launcher's job from all others, the same after a restart."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"process {os.getppid()}" if job == "none" else job  # the launcher starts all its ranks
+
+
+def run_before_restart(config: TrainConfig, task: str) -> Path | None:
+    """Return the last.pt of the run that the launcher has restarted this process for, if any.
+
+    `torchrun --max-restarts=N` starts the user's script again; its training goes on where the last
+    checkpoint is, instead of beginning a new run.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    base = run_path(config.project, config.name, task, "train")
+    written = sorted(base.parent.glob(f"{base.name}*/weights/last.pt"), key=os.path.getmtime)
+    for path in reversed(written):
+        state = load_checkpoint(path).state
+        if state and state.get("job") == _job():
+            LOGGER.info("restarted: going on from %s", path)
+            return path
+    return None
 
 
 def restore(trainer: Trainer, saved: Checkpoint) -> None:

@@ -122,8 +122,8 @@ def generator_states() -> dict[str, Any]:
     name, keys, position, has_gauss, gauss = drawn
     version, internal, gauss_next = random.getstate()
     return {
-        "python": [version, list(internal), gauss_next],
-        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(gauss)],
+        "python": [version, torch.tensor(internal), gauss_next],  # quicker to store than numbers
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
@@ -132,7 +132,7 @@ def generator_states() -> dict[str, Any]:
 def restore_generators(states: dict[str, Any]) -> None:
     """Undo what happened since `generator_states` returned `states`."""
     version, internal, gauss_next = states["python"]
-    random.setstate((version, tuple(internal), gauss_next))
+    random.setstate((version, tuple(torch.as_tensor(internal).tolist()), gauss_next))
     name, keys, position, has_gauss, gauss = states["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states["torch"].cpu())

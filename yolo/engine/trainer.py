@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo.data.recipe import close_epoch
+from yolo.data.workers import lost_worker_told
 from yolo.engine import build, distill, inputs, network, record, resume
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain, save_checkpoint
 from yolo.engine.events import Callbacks
@@ -99,6 +100,7 @@ class Trainer(TrainerParts):
 
     # ------------------------------------------------------------------ the run
 
+    @lost_worker_told()
     def train(self) -> Any:
         """Run the training and return the metrics object of the best weights.
 
@@ -173,7 +175,8 @@ class Trainer(TrainerParts):
         self.window_finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.loss_sums = torch.zeros(len(self.loss_names) + 1, device=self.device)
         self._shown = LateReader()
-        self.profiler = StepProfiler(self.save_dir, self.args.profile)
+        self.profiler = StepProfiler(self.save_dir, self.args.profile, self.device)
+        self.profiler.watch(self.criterion, "match", "assigner")
         if self.resumed_from is not None:
             resume.restore(self, self.resumed_from)
         if self.ranks.main:
@@ -206,6 +209,7 @@ class Trainer(TrainerParts):
         mixing = self.epoch < close_epoch(self.epochs, self.args.close_mosaic)
         batches = self.train_loader.epoch(self.epoch, self.batch_i, mixing)
         left = len(self.train_loader) - self.batch_i
+        batches = self.profiler.batches(batches)
         for batch in self.progress.bar(batches, left, self.describe):
             self.fire("on_train_batch_start")
             if self.plots and self.iteration < 3 and self.resumed_from is None:
@@ -229,20 +233,25 @@ class Trainer(TrainerParts):
         with self.ranks.joint():
             report = self.forward(batch)
             # Each rank has its share of the loss, and gradients are averaged, not added up.
-            self.scaler.scale(report.total * self.ranks.world).backward()
+            with self.profiler.stage("backward"):
+                self.scaler.scale(report.total * self.ranks.world).backward()
             self.note_loss(report)
         self.iteration += 1
         self.batch_i += 1
         self.accumulated += 1
         if self.accumulated >= rates.accumulate:
-            self.optimizer_step()
+            with self.profiler.stage("optimizer"):
+                self.optimizer_step()
 
     def forward(self, batch: Batch) -> Any:
         """Return the LossReport of a batch."""
-        images, targets = self.preprocess_batch(batch)
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp):
+        with self.profiler.stage("data"):
+            images, targets = self.preprocess_batch(batch)
+        cast = torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp)
+        with self.profiler.stage("forward"), cast:
             raw = self.step_model(images)
-        return self.criterion(raw, targets)
+        with self.profiler.stage("loss"):
+            return self.criterion(raw, targets)
 
     def note_loss(self, report: LossReport) -> None:
         """Add the step's loss items to the epoch's sums, unless the loss isn't finite."""
@@ -271,7 +280,8 @@ class Trainer(TrainerParts):
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulated = 0
         self.window_finite = torch.ones_like(self.window_finite)
-        self.ema.update(self.model)
+        with self.profiler.stage("EMA"):
+            self.ema.update(self.model)
         self.guard.check()
 
     def end_epoch(self) -> None:
@@ -335,8 +345,10 @@ class Trainer(TrainerParts):
             if part is not None:
                 part.close()
         if hasattr(self, "save_dir") and self.ranks.main and not self.args.exist_ok:
+            ours = 3 if self.args.project is None else 1  # runs/<task>/<name>
             with contextlib.suppress(OSError):
-                self.save_dir.rmdir()  # removes nothing that holds something
+                for folder in (self.save_dir, *self.save_dir.parents)[:ours]:
+                    folder.rmdir()  # removes nothing that holds something
 
     # ------------------------------------------------------------------ numbers for people
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo.data.workers import lost_worker_told
 from yolo.engine.coco_eval import Objects
 from yolo.engine.draw import Marks
 from yolo.engine.events import Callbacks
@@ -208,6 +209,7 @@ class Validator:
             self.args.amp if isinstance(self.args.amp, str) else False, self.device
         )
 
+    @lost_worker_told()
     def run(
         self,
         model: nn.Module,
@@ -229,7 +231,7 @@ class Validator:
             The metrics, with tables, curves and `speed`.
 
         Raises:
-            DataError: if a label's class is unknown to the model.
+            DataError: if a label's class is unknown to the model, or a worker dies.
         """
         self._start(model, loader, final)
         self.callbacks.fire("on_val_start", self)
