@@ -302,3 +302,12 @@ def test_two_ranks_learn_as_one(network, data, teacher, tmp_path):
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
     assert others == pytest.approx(losses, rel=1e-4)
+
+
+def test_a_term_of_training_alone_cannot_be_monitored_in_validation(
+    network, data, teacher, tmp_path
+):
+    options = nano.options(tmp_path, "run", epochs=1, distill="cwd", teacher=str(teacher))
+    with pytest.raises(ConfigError, match=r"val/cwd_loss"):
+        YOLO(network).train(data=str(data), monitor="val/cwd_loss", **options)
+    YOLO(network).train(data=str(data), monitor="train/cwd_loss", mode="min", **options)

@@ -15,6 +15,7 @@ from yolo.engine import optim
 from yolo.engine.ema import ModelEMA, power_decay
 from yolo.engine.inputs import val_config
 from yolo.engine.stopping import BestEpoch
+from yolo.engine.table import loss_column
 
 if TYPE_CHECKING:
     from yolo.cfg.schema import TrainConfig
@@ -125,7 +126,7 @@ def best_epoch(trainer: Trainer) -> BestEpoch:
     config: TrainConfig = trainer.args
     known = [
         *trainer.validator.metrics.results_dict,
-        *trainer.label_loss_items(prefix="val"),
+        *(loss_column("val", name) for name in trainer.task_criterion.names),
         *trainer.label_loss_items(prefix="train"),
     ]
     monitor = config.monitor or trainer.spec.fitness

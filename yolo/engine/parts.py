@@ -37,6 +37,8 @@ class TrainerParts:
         data: the dataset.
         fresh: the network starts from random weights.
         frozen: names of the modules that stay as they are.
+        task_criterion: the task's loss.
+        criterion: what is minimised: that, and the terms of distillation beside it.
         learner: the network, or a module of it and what else is trained (`distill.Learner`).
         iteration: batches of the whole run that are done.
     """
@@ -63,6 +65,7 @@ class TrainerParts:
     learner: Any
     frozen: list[str]
     criterion: Any
+    task_criterion: Any
     ema: ModelEMA
     validator: Validator
     train_loader: Any
@@ -133,6 +136,6 @@ class TrainerParts:
         """Score the averaged weights; return metrics and losses by column name."""
         self.ranks.share_buffers(self.ema.ema)
         metrics = self.validator.run(
-            self.ema.ema, self.test_loader, criterion=self.criterion, final=False
+            self.ema.ema, self.test_loader, criterion=self.task_criterion, final=False
         )
         return dict(metrics.results_dict) | self.validator.losses

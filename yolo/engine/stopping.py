@@ -41,7 +41,7 @@ class BestEpoch:
         short = {n.split("/")[-1].split("(")[0]: n for n in reversed(names)}
         asked = monitor.removeprefix("val/").removeprefix("metrics/")
         full = monitor if monitor in names else short.get(asked)
-        if full is None:
+        if full is None or (monitor.startswith("val/") and full.startswith("train/")):
             raise ConfigError(
                 f"monitor={monitor!r} is no metric of this task. {nearest(monitor, names)} "
                 f"Expected one of {', '.join(names)}"

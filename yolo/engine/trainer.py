@@ -157,7 +157,8 @@ class Trainer(TrainerParts):
         fp16 = self.amp_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         with self.ranks.main_first():
-            self.criterion = distill.build_criterion(self, self.build_criterion())
+            self.task_criterion = self.build_criterion()
+            self.criterion = distill.build_criterion(self, self.task_criterion)
             self.idle_terms = IdleTerms(
                 self.criterion, watch=not (self.frozen or self.args.sync_bn)
             )
@@ -176,7 +177,7 @@ class Trainer(TrainerParts):
         self.loss_sums = torch.zeros(len(self.loss_names) + 1, device=self.device)
         self._shown = LateReader()
         self.profiler = StepProfiler(self.save_dir, self.args.profile, self.device)
-        self.profiler.watch(self.criterion, "match", "assigner")
+        self.profiler.watch(self.task_criterion, "match", "assigner")
         if self.resumed_from is not None:
             resume.restore(self, self.resumed_from)
         if self.ranks.main:
