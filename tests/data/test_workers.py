@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
+import tempfile
 
 import numpy as np
 import pytest
@@ -69,3 +71,24 @@ def test_classes_that_the_dataset_lacks_are_refused(store, monkeypatch):
     monkeypatch.setattr(store.index, "num_classes", 2)
     with pytest.raises(DataError, match=r"made/4.png: expected class ids from 0 to 1, found 4"):
         ValMaker(store, None).make(Job(0, [4], SIZE))
+
+
+def test_batches_arrive_wherever_temporary_files_go(store, tmp_path, monkeypatch):
+    """A socket's path may have 107 characters; what can't be sent would be waited for for ever."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+
+    def give_up(*_):
+        raise TimeoutError("the batch never came")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    line = Line(ValMaker(store, None), 1, pin_memory=False)
+    try:
+        assert [batch.indices for batch in line.run([Job(0, [0, 1], SIZE)])] == [[0, 1]]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        line.close()

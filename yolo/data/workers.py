@@ -8,7 +8,9 @@ only takes it over. A user's mistake that a worker finds comes back as an error 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from yolo.plugins import load_plugins, loaded_plugins
 Size = tuple[int, int]
 
 _GRACE = 60  # seconds that a worker lives on after SIGTERM
+_LONGEST_FOLDER = 70  # characters of the temporary folder; a socket's whole path may have 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,10 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    if len(tempfile.gettempdir()) > _LONGEST_FOLDER and os.path.isdir("/tmp"):
+        # Batches are handed over by a socket there. Where it can't be made, torch loses the batch
+        # and waits for it for ever.
+        tempfile.tempdir = "/tmp"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
