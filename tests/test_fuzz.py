@@ -138,7 +138,7 @@ def test_dataset_descriptions(effort, tmp_path):
         place = tmp_path / "set" / "spoiled.yaml"
         place.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
         found = read_dataset(str(place))
-        open_split(found, "train", spec.label_format(), None)
+        open_split(found, "train", spec.label_format())
 
     attempt(effort, spoiled_tree(known | extra), read)
 

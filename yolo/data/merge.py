@@ -140,7 +140,8 @@ def choose_classes(
     """
     every = dict.fromkeys(name for names in known for name in names.values())
     wanted = list(every) if wanted is None else wanted
-    wanted = dict(zip(wanted, wanted, strict=True)) if isinstance(wanted, list | tuple) else wanted
+    if isinstance(wanted, list | tuple) and all(isinstance(name, str | int) for name in wanted):
+        wanted = dict(zip(wanted, wanted, strict=True))
     if not isinstance(wanted, Mapping) or not wanted:
         raise bad(where, "classes", "names, or new name: [old names]", wanted)
     place: dict[str, int] = {}
