@@ -3,7 +3,8 @@
 
 Looked for once an epoch: one batch's terms are run backward one by one, as far as the head's
 outputs (or the features that a distiller compares), which is a small part of a step. Terms that
-show no gradient there are looked at again in the 2nd, 4th, 8th, ... batch of the epoch.
+show no gradient there are looked at again in the 2nd, 4th, 8th, ... batch of the epoch. No step
+waits for the device.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from yolo.engine.late import LateReader
 from yolo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,8 +45,14 @@ class IdleTerms:
 
     def _start(self) -> None:
         self.batches = 0
-        self.teaching: set[str] = set()
-        self.idle: set[str] = set()
+        self.seen: dict[str, Tensor] = {}  # a term was above 0, and had a gradient: bool, (2,)
+        self._reader = LateReader()
+
+    @property
+    def teaching(self) -> set[str]:
+        """Terms that have shown a gradient in this epoch, as far as the host knows."""
+        known = self._reader.latest() or [0.0] * len(self.seen)
+        return {name for name, teaches in zip(self.seen, known, strict=False) if teaches}
 
     def _look(self, criterion: nn.Module, given: tuple[Any, ...], report: LossReport) -> None:
         if not (torch.is_grad_enabled() and report.total.requires_grad):
@@ -53,10 +61,14 @@ class IdleTerms:
         if self.batches & (self.batches - 1):
             return
         stages = getattr(given[0], "inputs", (given[0],))
+        teaching = self.teaching
         for name, term in report.live.items():
-            if name not in self.teaching and abs(term.detach().item()) > NOTHING:
-                teaches = any(_has_gradient(term, stage) for stage in stages)
-                (self.teaching if teaches else self.idle).add(name)
+            if name not in teaching:
+                costs = term.detach().abs() > NOTHING
+                now = torch.stack((costs, costs & _has_gradient(term, stages)))
+                self.seen[name] = self.seen.get(name, now) | now
+        if self.seen:
+            self._reader.push(torch.stack([flags[1] for flags in self.seen.values()]))
 
     def end_epoch(self, ranks: Ranks) -> None:
         """Judge the epoch, and start the next.
@@ -64,7 +76,8 @@ class IdleTerms:
         Raises:
             ConfigError: naming the terms that weren't 0 and had no gradient.
         """
-        idle = set.intersection(*ranks.gather(self.idle - self.teaching))
+        found = {name for name, flags in self.seen.items() if flags.tolist() == [True, False]}
+        idle = set.intersection(*ranks.gather(found))
         self._start()
         if idle:
             raise ConfigError(
@@ -75,14 +88,16 @@ class IdleTerms:
             )
 
 
-def _has_gradient(term: Tensor, made_of: Any) -> bool:
-    inputs = [x for x in _tensors(made_of) if x.requires_grad]
+def _has_gradient(term: Tensor, stages: Any) -> Tensor:
+    """Tell, as a 0-d bool tensor, whether a term depends on any of the tensors in a tree."""
+    inputs = [x for x in _tensors(stages) if x.requires_grad]
     if not (inputs and term.requires_grad):
-        return False
+        return torch.zeros_like(term, dtype=torch.bool)
     slopes = torch.autograd.grad(
         term, inputs, torch.full_like(term, SCALE), retain_graph=True, allow_unused=True
     )
-    return any(slope is not None and bool(slope.any()) for slope in slopes)
+    some = [slope.any() for slope in slopes if slope is not None]
+    return torch.stack(some).any() if some else torch.zeros_like(term, dtype=torch.bool)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
