@@ -162,6 +162,14 @@ def test_a_run_that_never_began_leaves_no_folder(model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_nor_does_one_that_has_drawn_its_images(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"epochs": 1, "imgsz": 64, "workers": 0, "plots": False, "verbose": False}
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt"):
+        model.train(data="shapes", pretrained="gone.pt", **options)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_worker_that_dies_ends_the_run_soon_with_one_line(model, data, tmp_path):
     def kill(trainer):
         if trainer.iteration == 2:

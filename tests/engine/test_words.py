@@ -95,7 +95,9 @@ def test_words_of_a_description():
 def test_files_that_do_not_serve(tmp_path, encoders):
     files = named(tmp_path)
     for file in files:
-        with pytest.raises(ModelError, match=rf"{file} has no embedding of 'catt'. Similar: 'cat'"):
+        with pytest.raises(
+            ModelError, match=rf"{file} has no embedding of 'catt'; .*Similar: 'cat'"
+        ):
             embed(["catt"], tmp_path / file)
     with pytest.raises(MissingFileError, match="no such file"):
         embed(NAMES, "nowhere.npz")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -346,6 +347,8 @@ class Trainer(TrainerParts):
             if part is not None:
                 part.close()
         if hasattr(self, "save_dir") and self.ranks.main and not self.args.exist_ok:
+            if not self.started and self.resumed_from is None:
+                shutil.rmtree(self.save_dir / "cache", ignore_errors=True)  # images drawn, labels
             ours = 3 if self.args.project is None else 1  # runs/<task>/<name>
             with contextlib.suppress(OSError):
                 for folder in (self.save_dir, *self.save_dir.parents)[:ours]:

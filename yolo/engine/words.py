@@ -208,7 +208,7 @@ def _pick(rows: Mapping[str, Any], names: Sequence[str], origin: str) -> list[An
     if missing:
         which = repr(missing[0]) + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         near = nearest(missing[0], rows)
-        raise ModelError(f"{origin} has no embedding of {which}. {near} {_HELP}")
+        raise ModelError(f"{origin} has no embedding of {which}; {_HELP}. {near}".rstrip())
     return [rows[name] for name in names]
 
 
