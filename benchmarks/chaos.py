@@ -97,7 +97,7 @@ class Bench:
         return self.runs / name / "weights" / "last.pt"
 
 
-NOTHING = (-2, 0)
+NOTHING = -1
 """The progress of a run that has saved nothing yet."""
 
 YOLO = [sys.executable, "-m", "yolo"]
@@ -122,9 +122,9 @@ def outcome(last: Path) -> tuple[str, list[dict[str, float]]]:
     return digest(saved.weights), rows
 
 
-def progress(saved: Checkpoint) -> tuple[int, int]:
-    """Return how far a run is: its last finished epoch, and batches of the next one."""
-    return saved.epoch, (saved.state or {}).get("batch_i", 0)
+def progress(saved: Checkpoint) -> int:
+    """Return how many batches a run has behind it."""
+    return int((saved.state or {})["iteration"])
 
 
 # ---------------------------------------------------------------------- kills
@@ -174,7 +174,7 @@ def killed_after(command: list[str], seconds: float) -> tuple[bool, str]:
     return True, said
 
 
-def state_after(last: Path, before: tuple[int, int]) -> tuple[str | None, tuple[int, int]]:
+def state_after(last: Path, before: int) -> tuple[str | None, int]:
     """Look at what a killed run left; return the fault, if any, and how far it is."""
     if not last.is_file():
         return (f"{last}: was there and is gone" if before > NOTHING else None), before
@@ -182,7 +182,7 @@ def state_after(last: Path, before: tuple[int, int]) -> tuple[str | None, tuple[
         now = progress(load_checkpoint(last))
     except YoloError as error:
         return str(error), before
-    return (f"{last}: went back from {before} to {now}" if now < before else None), now
+    return (f"{last}: went back from batch {before} to {now}" if now < before else None), now
 
 
 # ---------------------------------------------------------------------- other accidents
