@@ -190,13 +190,13 @@ def _by_seed(rows: Sequence[Row], who: str, task: str) -> list[Row]:
     return sorted(found, key=lambda row: row["seed"])
 
 
-def page(rows: Sequence[Row], epochs: int, imgsz: int) -> str:
-    """Return docs/accuracy.md."""
+def page(rows: Sequence[Row], epochs: int, imgsz: int, constant: str = "") -> str:
+    """Return docs/accuracy.md; `constant`: what `constant_answer` says."""
     dates = sorted(row["date"] for row in rows)
     return PAGE.format(
         first=dates[0], last=dates[-1], epochs=epochs, imgsz=imgsz, batch=BATCH,
         machine=", ".join(f"{key} {value}" for key, value in machine_facts().items()),
-        results=result_table(rows), times=time_table(rows),
+        results=result_table(rows), times=time_table(rows), constant=constant,
     )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ keypoints, pycocotools' counting on exact polygon overlaps for rotated boxes, to
 {results}
 
 A line holds when our mean isn't below the peer's by more than the peer's seeds lie apart.
-
+{constant}
 {times}
 
 The times are no comparison of speed: several runs may have shared the machine.
@@ -224,6 +224,18 @@ Machine: {machine}.
 
 
 # ---------------------------------------------------------------------- the command
+
+
+def constant_answer(data: Path) -> str:
+    """Return what a top-1 of a set of class folders means beside always the same answer."""
+    counts = [sum(1 for _ in folder.iterdir()) for folder in (data / "val").iterdir()]
+    share = max(counts) / sum(counts)
+    error = (share * (1 - share) / sum(counts)) ** 0.5
+    return (
+        f"\nOf classes: whoever gives the most frequent class as the only answer has a top-1 of"
+        f" {share:.2f}, with a\nstandard error of {error:.2f} for that many images. A mean that"
+        " isn't clearly above shows nothing learnt.\n"
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -281,10 +293,13 @@ def main() -> None:
     log = args.out / "results.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     common = {"epochs": args.epochs, "imgsz": args.imgsz, "images": args.images}
+    constant = ""
     for task in args.tasks:
         kind = TASKS[task].kind
         root = (args.data_root or args.out / "data") / kind
         data = write_shapes(root, train=args.images[0], val=args.images[1], kind=kind)
+        if kind == "classes":
+            constant = constant_answer(data)
         for seed in args.seeds:
             for who in (args.only,) if args.only else SIDES:
                 settings = {"who": who, "task": task, "seed": seed} | common
@@ -298,7 +313,7 @@ def main() -> None:
     rows = [row for row in done if row.items() >= common.items() and row["seed"] in args.seeds]
     print(result_table(rows), time_table(rows), sep="\n\n")
     if args.page and rows:
-        args.page.write_text(page(rows, args.epochs, args.imgsz), encoding="utf-8")
+        args.page.write_text(page(rows, args.epochs, args.imgsz, constant), encoding="utf-8")
 
 
 if __name__ == "__main__":

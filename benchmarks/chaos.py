@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kill, starve and spoil trainings, and see that nothing saved is lost.
 
-    python -m benchmarks.chaos [--kills 100] [--tasks detect ...] [--page docs/reliability.md]
+    python -m benchmarks.chaos [--kills 100] [--tasks detect ...] [--cases kills disk ...]
+                               [--page docs/reliability.md]
 
 Trains networks of a few thousand weights by the `yolo` command, in processes of their own:
 
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -267,7 +268,7 @@ def killed_part(bench: Bench, count: int, rng: random.Random, name: str, option:
         last = bench.last(f"{name}{number}")
         child = subprocess.Popen(
             bench.start(last.parents[1].name, option),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         while not last.is_file() and child.poll() is None:
             time.sleep(0.02)
@@ -277,7 +278,7 @@ def killed_part(bench: Bench, count: int, rng: random.Random, name: str, option:
         try:
             _, said = child.communicate(timeout=SOON)
         except subprocess.TimeoutExpired:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)  # its parts hold the pipe, too
             child.communicate()
             case.note(f"still running {SOON:.0f} s later")
             continue
@@ -290,18 +291,28 @@ def killed_part(bench: Bench, count: int, rng: random.Random, name: str, option:
 # ---------------------------------------------------------------------- the page
 
 
-def cases(tasks: Sequence[str], count: int, rng: random.Random, folder: Path) -> Iterator[Case]:
-    """Do it all."""
-    benches = {task: Bench.of(task, folder / task) for task in tasks}
-    for bench in benches.values():
-        yield kills(bench, count // len(tasks), rng)
-    bench = next(iter(benches.values()))
-    few = max(count // 10, 3)
-    yield full_disk(bench, few, rng)
-    yield spoiled_checkpoints(bench, count * 10, rng)
-    yield spoiled_images(bench, few, rng)
-    yield killed_part(bench, few, rng, "worker", "workers=2")
-    yield killed_part(bench, few, rng, "rank", "ranks=2")
+KILLS = "kills"
+OTHERS: dict[str, tuple[Callable[[Bench, int, random.Random], Case], float]] = {
+    "disk": (full_disk, 0.1),
+    "checkpoints": (spoiled_checkpoints, 10),
+    "images": (spoiled_images, 0.1),
+    "worker": (partial(killed_part, name="worker", option="workers=2"), 0.1),
+    "rank": (partial(killed_part, name="rank", option="ranks=2"), 0.1),
+}
+"""Cases on the first task, and how often each is tried for every kill."""
+
+
+def cases(
+    tasks: Sequence[str], wanted: Sequence[str], count: int, rng: random.Random, folder: Path
+) -> Iterator[Case]:
+    """Do what is wanted."""
+    benches = [Bench.of(task, folder / task) for task in tasks]
+    for bench in benches:
+        if KILLS in wanted:
+            yield kills(bench, count // len(tasks), rng)
+    for name, (case, share) in OTHERS.items():
+        if name in wanted:
+            yield case(benches[0], max(round(count * share), 3), rng)
 
 
 def page(found: Sequence[Case], count: int, seed: int) -> str:
@@ -331,12 +342,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    every = [KILLS, *OTHERS]
+    parser.add_argument("--cases", nargs="+", default=every, choices=every)
     parser.add_argument("--page", type=Path, help="Markdown file to write")
     args = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         rng = random.Random(args.seed)
-        for case in cases(args.tasks, args.kills, rng, Path(scratch)):
+        for case in cases(args.tasks, args.cases, args.kills, rng, Path(scratch)):
             found.append(case)
             print(f"{case.held:5d} of {case.tried:5d}  {case.name}", *case.faults, sep="\n    ")
             sys.stdout.flush()

@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed_rounds import Driver
+from benchmarks.speed_rounds import Driver, Gauge
 from yolo.data.scene import scene
 from yolo.data.shapes import write_shapes
 from yolo.machine import bf16_instructions, machine_facts
@@ -75,8 +76,14 @@ class Files:
     images: Path
     device: str
 
+    @property
+    def gpu(self) -> bool:
+        """Whether the rows are of a GPU."""
+        return self.device != "cpu"
+
 
 FAST: Options = {"amp": "bf16"}
+FAST_ON_GPU: Options = {"compile": "reduce-overhead", "augment_on": "device"}
 
 
 def merged(first: Options, second: Options) -> Options:
@@ -123,19 +130,26 @@ def commands() -> Iterator[Row]:
 
 
 def training(files: Files, fast: bool) -> Iterator[Row]:
-    """Yield the rows of whole training steps."""
+    """Yield the rows of whole training steps; a GPU gets batches and workers that keep it busy."""
     for scale in "ns":
         for size in (320, 640):
-            options: Options = {
-                "model": f"yolov8{scale}.yaml", "steps": 4, "warm": 3,
-                "train": {
-                    "data": str(files.train), "imgsz": size, "batch": 8 if size > 320 else 16,
-                    "workers": 0, "device": files.device, "amp": False,
-                },
+            train = {
+                "data": str(files.train), "imgsz": size, "batch": 8 if size > 320 else 16,
+                "workers": 0, "device": files.device, "amp": False,
             }  # fmt: skip
+            options: Options = {"model": f"yolov8{scale}.yaml", "steps": 4, "warm": 3}
+            if files.gpu:
+                train |= {"batch": 64, "workers": 8, "cache": True}
+                options |= {"steps": 100, "warm": 80}  # every image is cached by then
+            options["train"] = train
             name = f"training, yolov8{scale}, {size} px"
-            yield Row(f"{name}, fp32", "train", options, target=1.15)
-            if fast:
+            yield Row(f"{name}, fp32", "train", options, target=None if files.gpu else 1.15)
+            if files.gpu:
+                mixed, wanted = merged(options, {"train": {"amp": True}}), (scale, size)
+                target = 2.0 if wanted == ("n", 640) else None
+                yield Row(f"{name}, mixed precision", "train", mixed, target=target)
+                yield Row(f"{name}, fastest", "train", mixed, {"train": FAST_ON_GPU}, target=target)
+            elif fast:
                 yield Row(f"{name}, fastest", "train", options, {"train": FAST}, target=2.3)
 
 
@@ -162,7 +176,7 @@ def losses(files: Files) -> Iterator[Row]:
         high = low + rng.uniform(0.02, 0.1 if count > 16 else 0.5, (8, count, 2))
         boxes = np.concatenate([low, high.clip(0, 1)], 2).astype(np.float32)
         images = rng.random((8, 1, 1, 1), dtype=np.float32)
-        np.savez(targets, boxes=boxes, classes=rng.integers(0, 10, (8, count)), images=images)
+        np.savez(targets, boxes=boxes, classes=rng.integers(0, 5, (8, count)), images=images)
         train = {"data": str(files.train), "imgsz": 640, "batch": 8, "workers": 0,
                  "device": files.device, "amp": False}  # fmt: skip
         options = {
@@ -176,10 +190,13 @@ def losses(files: Files) -> Iterator[Row]:
 
 def predictions(files: Files, fast: bool) -> Iterator[Row]:
     """Yield the rows of prediction, arrays in and boxes out."""
-    for batch, unit, plain, quick in ((1, "s", 0.75, 0.5), (32, "img/s", 1.6, 3.5)):
+    on_cpu = (1, "s", 0.75, 0.5), (32, "img/s", 1.6, 3.5)
+    on_gpu = (1, "s", 0.6, 0.6), (32, "img/s", None, None)
+    for batch, unit, plain, quick in on_gpu if files.gpu else on_cpu:
         options = {
             "model": str(files.weights), "images": str(files.images), "batch": batch,
-            "calls": 20 if batch == 1 else 1, "predict": {"imgsz": 640, "device": files.device},
+            "calls": (20 if batch == 1 else 1) * (10 if files.gpu else 1),
+            "predict": {"imgsz": 640, "device": files.device},
         }  # fmt: skip
         name = f"prediction, 640 px, batch {batch}"
         yield Row(f"{name}, fp32", "predict", options, unit=unit, target=plain)
@@ -205,8 +222,12 @@ def measure(row: Row, python: dict[str, Path], files: Files, rounds: int) -> dic
     """Run a row; return what results.jsonl holds of it."""
     options = {"peer": row.options, "ours": merged(row.options, row.ours)}
     found: dict[str, list[float]] = {side: [] for side in options}
+    busy: dict[str, list[float]] = {side: [] for side in options}
     peaks: dict[str, float | None] = {}
     with ExitStack() as stack:
+        gauge = None
+        if files.gpu and shutil.which("nvidia-smi"):
+            gauge = stack.enter_context(closing(Gauge(files.device)))
         drivers = {}
         if row.case != "command":
             for side in options:
@@ -219,6 +240,7 @@ def measure(row: Row, python: dict[str, Path], files: Files, rounds: int) -> dic
                 )))  # fmt: skip
         for number in range(rounds):
             for side in list(options)[:: 1 if number % 2 else -1]:
+                start = time.perf_counter()
                 if drivers:
                     seconds, count = drivers[side].round()
                 else:
@@ -226,12 +248,15 @@ def measure(row: Row, python: dict[str, Path], files: Files, rounds: int) -> dic
                         python[side], options[side]["command"], files.folder
                     )
                 found[side].append(count / seconds if row.unit == "img/s" else seconds / count)
+                busy[side] += gauge.samples(start) if gauge else []
         peaks = {side: driver.peak_mib() for side, driver in drivers.items()}
+        gpu = {side: driver.gpu_mib for side, driver in drivers.items()}
     ratios = [ours / peer for ours, peer in zip(found["ours"], found["peer"], strict=True)]
     ratio = statistics.median(ratios)
     return {
         "row": row.name, "unit": row.unit, "target": row.target, "holds": row.holds(ratio),
-        "ratio": ratio, "spread": [min(ratios), max(ratios)], "peak_mib": peaks,
+        "ratio": ratio, "spread": [min(ratios), max(ratios)], "peak_mib": peaks, "gpu_mib": gpu,
+        "busy": {side: statistics.fmean(shares) for side, shares in busy.items() if shares},
         "ours": statistics.median(found["ours"]), "peer": statistics.median(found["peer"]),
         "rounds": rounds, "date": datetime.date.today().isoformat(),
     }  # fmt: skip
@@ -240,7 +265,7 @@ def measure(row: Row, python: dict[str, Path], files: Files, rounds: int) -> dic
 def prepare(folder: Path, python: dict[str, Path], device: str, weights: Path | None) -> Files:
     """Write the sets and pictures, and let the peer train the detector that both sides run."""
     folder.mkdir(parents=True, exist_ok=True)
-    train = write_shapes(folder / "train", train=480, val=16, size=640)
+    train = write_shapes(folder / "train", train=480 if device == "cpu" else 4096, val=16, size=640)
     val = write_shapes(folder / "val", train=1, val=500, size=640)
     images = folder / "images.npy"
     np.save(images, np.stack([scene(1, "test", i, (640, 640)).image for i in range(32)]))
@@ -250,7 +275,7 @@ def prepare(folder: Path, python: dict[str, Path], device: str, weights: Path | 
     elif not common.is_file():
         options = {
             "model": "yolov8n.yaml", "out": str(folder / "runs"), "to": str(common), "train": {
-                "data": str(train), "epochs": 12, "imgsz": 256, "batch": 16, "device": device,
+                "data": str(train), "epochs": 6, "imgsz": 256, "batch": 16, "device": device,
                 "workers": 0,
             },
         }  # fmt: skip
@@ -293,17 +318,24 @@ def table(found: list[dict[str, Any]]) -> str:
         sign = "≥" if row["unit"] == "img/s" else "≤"
         target = f"{sign} {row['target']:g}" if row["target"] else ""
         verdict = {True: ": holds", False: ": **missed**", None: ""}[row["holds"]]
-        peaks = row["peak_mib"]
-        memory = ""
-        if peaks.get("ours") and peaks.get("peer"):
-            memory = f"{peaks['ours']:.0f} / {peaks['peer']:.0f} MiB"
-            memory += "" if peaks["ours"] <= peaks["peer"] else " **more**"
+        memory, on_gpu = pair(row["peak_mib"]), pair(row.get("gpu_mib", {}))
+        busy = row.get("busy", {})
+        memory += f"; GPU {on_gpu}" if on_gpu else ""
+        memory += f", busy {busy['ours']:.0f} / {busy['peer']:.0f} %" if len(busy) == 2 else ""
         ours, peer = (shown(row[side], row["unit"]) for side in ("ours", "peer"))
         lines.append(
             f"| {row['row']} | {ours} | {peer} |"
             f" **{row['ratio']:.2f}** | {low:.2f}, {high:.2f} | {target}{verdict} | {memory} |"
         )
     return "\n".join(lines)
+
+
+def pair(peaks: dict[str, float | None]) -> str:
+    """Return both sides' peaks, marked where ours is the higher one; "" unless both are known."""
+    ours, peer = peaks.get("ours"), peaks.get("peer")
+    if not ours or not peer:
+        return ""
+    return f"{ours:.0f} / {peer:.0f} MiB" + ("" if ours <= peer else " **more**")
 
 
 def shown(value: float, unit: str) -> str:
@@ -319,8 +351,9 @@ Made by `python -m benchmarks.run --peer PEER_PYTHON --page docs/benchmarks.md`,
 
 The peer is ultralytics {peer}, run as a black box in its own environment. Both sides run in turns
 in processes of their own; a ratio is the median over the rounds, beside the lowest and the highest.
-"Fastest" is `amp="bf16"`, on processors with such instructions. Memory is the peak of all processes
-of a side; shared pages count in each.
+"Fastest" is `amp="bf16"`, on processors with such instructions; in training on a GPU, ours has
+`compile="reduce-overhead", augment_on="device"` beside the mixed precision of both. Memory is the
+peak of all processes of a side; shared pages count in each. "Busy" is the mean use of a GPU.
 
 {table}
 

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,9 +27,14 @@ class Stopped(Exception):  # noqa: N818 - the end of a measurement is no error
 
 
 class Rounds:
-    """The driver's end. What the measured library prints goes to the standard error stream."""
+    """The driver's end. What the measured library prints goes to the standard error stream.
 
-    def __init__(self) -> None:
+    Args:
+        gpu_mib: tells the most memory of a GPU that this process has held; None without one.
+    """
+
+    def __init__(self, gpu_mib: Callable[[], float | None] = lambda: None) -> None:
+        self._gpu_mib = gpu_mib
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
@@ -43,7 +49,7 @@ class Rounds:
 
     def end(self, seconds: float, count: int) -> None:
         """Report a round of `count` items, and wait for the next one."""
-        self._say(seconds=seconds, count=count)
+        self._say(seconds=seconds, count=count, gpu_mib=self._gpu_mib())
         self._wait()
 
     def _wait(self) -> None:
@@ -93,9 +99,12 @@ class Rounds:
         return before_step
 
 
-def drive(cases: dict[str, Callable[[Rounds, dict[str, Any]], None]]) -> None:
+def drive(
+    cases: dict[str, Callable[[Rounds, dict[str, Any]], None]],
+    gpu_mib: Callable[[], float | None] = lambda: None,
+) -> None:
     """Run the case of the command line: its name, and its options as JSON."""
-    rounds = Rounds()
+    rounds = Rounds(gpu_mib)
     name, options = sys.argv[1], json.loads(sys.argv[2])
     try:
         cases[name](rounds, options)
@@ -113,6 +122,9 @@ class Driver:
         options: of the case, plain data.
         folder: where it works; its words go to `log`.
         log: a file.
+
+    Attributes:
+        gpu_mib: see `Rounds`; as of the last round.
     """
 
     def __init__(
@@ -125,6 +137,7 @@ class Driver:
         log: Path,
     ) -> None:
         self.log = log
+        self.gpu_mib: float | None = None
         with log.open("w") as words:
             self._process = subprocess.Popen(
                 [str(python), str(script), case, json.dumps(options)],
@@ -140,6 +153,8 @@ class Driver:
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
+        while line and not line.startswith("{"):  # what a library prints when it is imported
+            line = self._process.stdout.readline()
         if not line:
             tail = self.log.read_text(errors="replace")[-1500:]
             raise RuntimeError(f"{self._process.args!r:.300} ended early:\n{tail}")
@@ -152,6 +167,7 @@ class Driver:
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         words = self._read()
+        self.gpu_mib = words["gpu_mib"]
         return words["seconds"], words["count"]
 
     def peak_mib(self) -> float | None:
@@ -170,6 +186,41 @@ class Driver:
             self._process.wait(timeout=20)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Gauge:
+    """Samples how busy a GPU is, ten times a second, by the tool that comes with its driver.
+
+    A sample is the share of the tool's last period (up to a second) in which anything ran there, so
+    what is measured should take some seconds.
+
+    Args:
+        device: a number, or a list of them.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._samples: list[tuple[float, float]] = []
+        self._process = subprocess.Popen(
+            ["nvidia-smi", f"--id={device.removeprefix('cuda:')}", "--loop-ms=100",
+             "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):  # a GPU that can't tell
+                self._samples.append((time.perf_counter(), float(line)))
+
+    def samples(self, start: float) -> list[float]:
+        """Return the percentages since a moment of `time.perf_counter`."""
+        return [share for moment, share in self._samples if moment >= start]
+
+    def close(self) -> None:
+        """End the tool."""
+        self._process.kill()
         self._process.wait()
 
 

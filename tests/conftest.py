@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for all tests: stored numbers, and a guard that keeps the run offline."""
+"""Fixtures for all tests: stored numbers, small sets, and a guard against hidden acts."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import logging
 import os
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+import guard
 import nano
+from guard import GUARD
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -24,6 +28,22 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests report nothing home, however 
 # The networks here are too small to share among threads; for this process and those it starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# No test has a home, nor have the processes that it starts.
+for name in [name for name in os.environ if name.startswith("XDG_") or name == "MPLCONFIGDIR"]:
+    del os.environ[name]
+os.environ["HOME"] = guard.UNWRITABLE
+
+# The first time, matplotlib runs fc-list; without a home it makes a temporary folder and names it
+# in a variable of the environment, for those processes too. urllib3 opens a socket to see whether
+# there is IPv6. That is their own doing: now, not later.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+importlib.import_module("matplotlib.font_manager")
+logging.getLogger("matplotlib").setLevel(logging.NOTSET)
+with contextlib.suppress(ImportError):
+    importlib.import_module("urllib3")
+
+guard.install()
 
 
 @lru_cache(maxsize=4)
@@ -52,28 +72,40 @@ def own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LAYERS, "_parts", dict(LAYERS._parts))
 
 
+@pytest.fixture
+def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let losses and assigners work as on a device whose values mustn't be asked for."""
+    from yolo.nn import assign
+
+    monkeypatch.setattr(assign, "HOST", set())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Guard a test and its fixtures of every scope."""
+    GUARD.on, GUARD.free = True, item.get_closest_marker("processes") is not None
+    try:
+        return (yield)
+    finally:
+        GUARD.on = False
+
+
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every connection but those of local pipes."""
-    connect = socket.socket.connect
-
-    def guarded(self: socket.socket, address: Any) -> Any:
-        if self.family == getattr(socket, "AF_UNIX", None):
-            return connect(self, address)
-        host = address[0] if isinstance(address, tuple) else address
-        if host in {"127.0.0.1", "localhost", "::1"}:
-            return connect(self, address)
-        raise RuntimeError(f"a test tried to connect to {address!r}")
-
-    monkeypatch.setattr(socket.socket, "connect", guarded)
+def _nothing_hidden() -> Iterator[None]:
+    """Fail a test that tried what it may not, though nobody noticed."""
+    yield
+    tried, GUARD.tried = GUARD.tried, []
+    assert not tried, "; ".join(tried)
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A dataset of 14 training and 6 validation images, for trainings of a second or two."""
     from yolo.data.shapes import write_shapes
 
-    return write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
+    file = write_shapes(tmp_path_factory.mktemp("data") / "set", train=14, val=6, size=96)
+    with GUARD.read_only(file.parent):
+        yield file
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from guard import GUARD
 from yolo.engine.checkpoint import digest
 
 NETWORK = """
@@ -69,7 +70,9 @@ def task_data(folder: Path, spec, **changes: object) -> Path:
     kind = next(iter(spec.label_format().kinds), "boxes")
     few = {"train": 20, "val": 4} if kind == "classes" else {"train": 4, "val": 2}  # all classes
     given = {**few, "size": (64, 64), "kind": kind, **changes}
-    return write_shapes(folder / spec.name, **given)
+    file = write_shapes(folder / spec.name, **given)
+    GUARD.protected.add(str(folder / spec.name))
+    return file
 
 
 def options(project: Path, name: str, **changes: object) -> dict:

@@ -136,6 +136,8 @@ def test_labels_that_the_model_does_not_know(model, data, tmp_path):
         ({"device": "gpu"}, "device='gpu'"),
         ({"amp": "fp16"}, "amp='fp16' needs a CUDA device"),
         ({"freeze": [77]}, r"model\.77"),
+        ({"layer_lr": {77: 0.1}}, r"layer_lr=.*model\.77"),
+        ({"layer_lr": {"neck": -1.0}}, "layer_lr.*above 0.*freeze="),
         ({"time": -1.0}, "time"),
         ({"close_mosaic": -1}, "close_mosaic"),
         ({"visualize": True}, "visualize"),

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, export_rows, judge, loss_parity, overfit
+from benchmarks import ablation, accuracy, export_rows, growth, judge, loss_parity, overfit, run
+from benchmarks.speed_rounds import Gauge
 from yolo import TASKS
 from yolo.data.shapes import single_ring
+from yolo.errors import YoloError
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=float)
 
@@ -248,3 +252,153 @@ def test_export_rows_lowers_the_floor_into_a_gap_and_counts_what_differs():
     assert not finding(rows + np.float32([0, 0, 0, 0, 2e-3, 0])).agrees
     assert not finding(rows + np.float32([0, 0, 0, 0, 0, 1])).agrees
     assert "**differs**" in export_rows.table([finding(rows[:0])])
+
+
+# ---------------------------------------------------------------------- ablation
+
+
+def scored(row: str, *by_seed: float) -> list[dict]:
+    return [
+        {"row": row, "seed": seed, "pycocotools": score, "minutes": 2.0}
+        for seed, score in enumerate(by_seed)
+    ]
+
+
+def cells(table: str, name: str) -> list[str]:
+    (line,) = [x for x in table.splitlines() if f"| {name} |" in x]
+    found = [cell.strip() for cell in line.split("|")[1:-1]]
+    return found[found.index(name) + 1 :]
+
+
+def test_the_default_comes_first_and_then_one_row_of_each_kind():
+    order = list(dict.fromkeys(ablation.jobs([], [0, 1], [0, 1, 2])))
+    names = list(dict.fromkeys(name for name, _ in order))
+    kinds = [name.split("=")[0] for name in names]
+    assert kinds[:5] == ["default", "cls_loss", "box_loss", "assigner", "distill"]
+    assert {*names} == {*ablation.switches()}
+    assert len(names) == 1 + 3 + 5 + 2 + 4
+    assert [seed for name, seed in order if name == "distill=cwd"] == [0, 1, 2]
+    assert [seed for name, seed in order if name == "distill=self"] == [0, 1]
+    assert {*ablation.jobs(["simota"], [0], [0])} == {("assigner=simota", 0)}
+
+
+def test_differences_are_in_pooled_spreads_and_what_is_missing_says_so():
+    rows = [
+        *scored("default", 0.40, 0.42), *scored("cls_loss=focal", 0.30, 0.30),
+        *scored("box_loss=giou", 0.45), {"row": "box_loss=siou", "seed": 0, "error": "bad"},
+    ]  # fmt: skip
+    # Variances 0.0002 and 0, one degree of freedom each.
+    assert ablation.seed_spread(rows, [0, 1]) == pytest.approx(0.01)
+    table = ablation.result_table(rows, [0, 1])
+    focal = ["0.3000 0.3000", "0.3000", "0.0000", "-0.1100", "-11.0", "2.0"]
+    assert cells(table, "cls_loss=focal") == focal
+    giou = ["0.4500 not run", "0.4500", "", "+0.0500", "+5.0", "2.0"]
+    assert cells(table, "box_loss=giou") == giou
+    assert cells(table, "box_loss=siou")[0] == "failed: bad"
+    assert cells(table, "assigner=atss") == ["not run", "", "", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("taught", "verdict"), [((0.5, 0.5), "improves"), ((0.3, 0.3), "**doesn't improve**")]
+)
+def test_a_lesson_is_judged_by_the_mean_over_equal_seeds(taught, verdict):
+    rows = [*scored("default", 0.3, 0.5), *scored("distill=cwd", *taught)]
+    found = cells(ablation.lesson_table(rows, [0, 1]), "distill=cwd")
+    assert found[-2:] == [f"{sum(taught) / 2 - 0.4:+.4f}", verdict]
+    assert cells(ablation.lesson_table(rows, [0, 1, 2]), "distill=cwd")[-1] == ""  # not yet
+
+
+def test_an_ablation_goes_on_and_teaches_once(tmp_path, monkeypatch):
+    calls = []
+
+    def run_seed(data, seed, out, options, split):
+        calls.append((options["model"], options.get("teacher")))
+        if options.get("assigner") == "atss":
+            raise YoloError("no such luck\nmore")
+        return {"seed": seed, "pycocotools": 0.1}
+
+    monkeypatch.setattr(ablation, "run_seed", run_seed)
+    page = tmp_path / "page.md"
+    words = ["x.yaml", "--out", str(tmp_path / "out"), "--seeds", "0", "--distill-seeds", "0"]
+    args = ablation.parse([*words, "--page", str(page), "--only", "default", "cwd", "mgd", "atss"])
+    best = str(args.out / "teacher-40" / "seed0" / "weights" / "best.pt")
+    ablation.run(args)
+    alone, taught = ("yolov8n.yaml", None), ("yolov8n.yaml", best)
+    assert calls == [alone, alone, ("yolov8s.yaml", None), taught, taught]
+    assert "failed: no such luck |" in page.read_text()
+    ablation.run(args)
+    assert calls[5:] == [alone]  # what failed is tried again
+
+
+# ---------------------------------------------------------------------- growth
+
+
+def grown(name: str, power: float) -> list[dict]:
+    """Points of a curve that is flat at first, as every call's own cost makes it."""
+    return [
+        {"axis": "images", "name": name, "size": n, "seconds": 1e-3 + (n / 1e5) ** power, "mib": 1}
+        for n in growth.AXES["images"].sizes
+    ]
+
+
+def test_an_exponent_is_the_slope_of_the_upper_half():
+    table = growth.table([*grown("warm cache", 1), *grown("order of an epoch", 2)])
+    assert cells(table, "warm cache")[3:] == ["1.00", "1 MiB", "", "holds"]
+    worse = cells(table, "order of an epoch")[3:]
+    assert worse == ["2.00", "1 MiB", "", "**more than n log n**"]
+    assert cells(table, "forward")[2] == "not run"
+
+
+def test_workers_are_judged_from_the_end_of_their_first_epoch():
+    held = [{"Pss": value, "Pss_Anon": 1.0} for value in (100, 900, 950, 990)]
+    row = {"name": "workers", "workers": 8, "images": 10, "epochs": 3, "steps": 2, "held": held}
+    assert "+90 MiB, holds" in growth.worker_text(row)
+    held[-1]["Pss"] = 1010
+    assert "+110 MiB, **more" in growth.worker_text(row)
+
+
+# ---------------------------------------------------------------------- speed
+
+
+@pytest.mark.processes
+def test_a_gpu_is_asked_how_busy_it_is(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor x in 10 '[N/A]' 30; do echo $x; done\nexec sleep 30\n")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    start = time.perf_counter()
+    gauge = Gauge("cuda:0")
+    while len(gauge.samples(start)) < 2 and time.perf_counter() < start + 20:
+        time.sleep(0.01)
+    assert gauge.samples(start) == [10, 30]
+    assert gauge.samples(time.perf_counter()) == []
+    gauge.close()
+
+
+@pytest.mark.parametrize("device", ["cpu", "0"])
+def test_rows_of_speed(tmp_path, device):
+    (tmp_path / "images" / "val").mkdir(parents=True)
+    places = {name: tmp_path / name for name in ("train", "val", "weights", "images")}
+    rows = [*run.rows(run.Files(folder=tmp_path, **places, device=device), fast=True)]
+    assert len({row.name for row in rows}) == len(rows)
+    targets = {row.name: row.target for row in rows}
+    assert targets["training, yolov8n, 640 px, fastest"] == (2.3 if device == "cpu" else 2.0)
+    assert targets["prediction, 640 px, batch 1, fp32"] == (0.75 if device == "cpu" else 0.6)
+    for row in rows:
+        if row.case == "train":
+            mine = run.merged(row.options, row.ours)["train"]
+            own = {name for name in mine if mine[name] != row.options["train"].get(name)}
+            assert own <= {"amp", "compile", "augment_on"}, row.name
+
+
+def test_the_table_of_speed_tells_of_both_memories():
+    row = {
+        "row": "training", "unit": "img/s", "target": 2.0, "holds": True, "ratio": 2.5,
+        "spread": [2.0, 3.0], "ours": 250.0, "peer": 100.0,
+        "peak_mib": {"ours": 100.0, "peer": 90.0},
+    }  # fmt: skip
+    line = run.table([row]).splitlines()[-1]
+    assert line.endswith("| **2.50** | 2.00, 3.00 | ≥ 2: holds | 100 / 90 MiB **more** |")
+    row |= {"gpu_mib": {"ours": 5.0, "peer": 6.0}, "busy": {"ours": 95.4, "peer": 60.0}}
+    line = run.table([row]).splitlines()[-1]
+    assert line.endswith("| 100 / 90 MiB **more**; GPU 5 / 6 MiB, busy 95 / 60 % |")

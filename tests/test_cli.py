@@ -319,6 +319,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "yolo", *argv], capture_output=True, text=True)
 
 
+@pytest.mark.processes
 def test_help_and_version_import_nothing_heavy():
     code = (
         "import sys\nfrom yolo.cli import main\n"
@@ -332,6 +333,7 @@ def test_help_and_version_import_nothing_heavy():
     assert yolo.__version__ in done.stdout
 
 
+@pytest.mark.processes
 def test_options_table_imports_no_torch():
     words = ["cfg", *TASKS]
     code = f"import sys\nfrom yolo.cli import main\nmain({words})\nsys.exit('torch' in sys.modules)"
@@ -339,6 +341,7 @@ def test_options_table_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 def test_module_and_mistake_as_a_process():
     assert run("version").stdout.strip() == yolo.__version__
     done = run("train", "model=yolov8n.yaml")
@@ -347,6 +350,7 @@ def test_module_and_mistake_as_a_process():
     assert done.stderr.startswith("error: train needs data=")
 
 
+@pytest.mark.processes
 def test_a_closed_pipe_is_no_fault():
     with subprocess.Popen(
         [sys.executable, "-m", "yolo", "cfg"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

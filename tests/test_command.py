@@ -50,6 +50,7 @@ def run(folder, line):
     )
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_train_then_predict_then_val_in_processes(home):
     options = "epochs=2 imgsz=64 batch=4 device=cpu workers=0 exist_ok"

@@ -27,6 +27,8 @@ from yolo.options import resolve_call
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.processes
+
 BLOCK = '''
 import torch
 from torch import nn

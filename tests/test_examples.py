@@ -26,6 +26,8 @@ def run_notebook(name, folder, monkeypatch, parameters=None):
     """Execute a notebook in `folder`; return its outputs."""
     # The kernel is another process: it finds the package under test, and nothing else, by this.
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, f"{folder}-{name.lower()}")  # they need a home
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     if parameters:
@@ -44,6 +46,7 @@ def stdout(outputs):
     return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_quickstart_runs_and_shows_pictures(tmp_path, monkeypatch):
     # On a busy machine two threads that wait for each other take many times as long as one.
@@ -58,6 +61,7 @@ def test_quickstart_runs_and_shows_pictures(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "predicted.jpg"}
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_quickstart_as_it_stands_trains_a_good_detector(tmp_path, monkeypatch):
     outputs = run_notebook("quickstart", tmp_path, monkeypatch)
@@ -65,6 +69,7 @@ def test_quickstart_as_it_stands_trains_a_good_detector(tmp_path, monkeypatch):
     assert float(found[1]) > 0.5
 
 
+@pytest.mark.processes
 def test_the_examples_in_contributing_run():
     """In a process of their own, since they register parts."""
     text = (EXAMPLES.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -87,6 +92,7 @@ assert "count" in TASKS
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.stem for path in NOTEBOOKS} - {"quickstart"}))
 def test_notebook_runs(name, tmp_path, monkeypatch):

@@ -140,6 +140,7 @@ assert not [name for name in sys.modules if name.startswith(("torch", "matplotli
 """
 
 
+@pytest.mark.processes
 def test_predicting_from_onnx_needs_no_torch(onnx_file, folder):
     cv2.imwrite(str(folder / "image.png"), exports.images()[1])
     done = subprocess.run(
@@ -154,6 +155,7 @@ def test_predicting_from_onnx_needs_no_torch(onnx_file, folder):
     assert len((folder / "runs/predict/labels/image.txt").read_text().splitlines()) == 2
 
 
+@pytest.mark.processes
 def test_the_first_boxes_need_nothing_heavy(onnx_file, folder):
     cv2.imwrite(str(folder / "image.png"), exports.images()[1])
     told = cold_start.report(onnx_file, folder / "image.png", 1)

@@ -326,6 +326,7 @@ def test_importing_a_file_of_the_light_half_brings_no_torch(path):
             waiting += imports_of(MODULES[module], everywhere=False)
 
 
+@pytest.mark.processes
 def test_predicting_works_where_torch_is_absent():
     """Tasks, sources, letterbox, NMS, containers and the predictor on arrays alone."""
     code = """

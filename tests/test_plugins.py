@@ -60,6 +60,7 @@ def test_a_file_that_the_program_imported_is_not_run_again(tmp_path, monkeypatch
     assert load_plugins([file]) == [own]
 
 
+@pytest.mark.processes
 def test_the_name_is_the_same_in_another_process(tmp_path):
     """What a worker that loaded the same file needs in order to unpickle."""
     file = write(tmp_path, "class Thing:\n    value = 7\n")

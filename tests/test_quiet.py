@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing happens behind the user's back: at import, and in a whole round of work.
 
-Each test runs a fresh process with a home that can't be written to (a path below a file, which
-stops root too), an empty current folder and an empty folder for temporary files.
+Each test runs a fresh process with a home that can't be written to, an empty current folder and an
+empty folder for temporary files. What all other tests do is seen by tests/guard.py as well.
 """
 
 from __future__ import annotations
@@ -15,12 +15,23 @@ from pathlib import Path
 import pytest
 
 import nano
+from guard import UNWRITABLE, listing
 from yolo.data.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.processes
+
 SNAPSHOT = """
-import locale, logging, multiprocessing, os, random, signal, sys, threading, warnings
+import gc, locale, logging, multiprocessing, os, random, signal, sys, threading, warnings
+
+def settings_of(logger):
+    return logger.level, logger.propagate, logger.disabled, logger.handlers[:], logger.filters[:]
+
+def mask():
+    now = os.umask(0)
+    os.umask(now)
+    return now
 
 def snapshot():
     state = {
@@ -35,19 +46,26 @@ def snapshot():
         "start method": multiprocessing.get_start_method(allow_none=True),
         "threads": threading.active_count(),
         "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "limits": (sys.getrecursionlimit(), sys.getswitchinterval()),
+        "garbage": (gc.isenabled(), gc.get_threshold()),
+        "mask": mask(),
+        "temporary": [n for n in os.listdir(os.environ["TMPDIR"]) if "torchinductor_" not in n],
+        "logging": settings_of(logging.root),
+        "all logging": (logging.root.manager.disable, logging.raiseExceptions),
     }
-    for name in (None, "yolo"):
-        logger = logging.getLogger(name)
-        state["logging", name] = logger.level, list(logger.handlers), list(logger.filters)
-    state["logging off"] = logging.root.manager.disable
+    known = logging.root.manager.loggerDict.items()
+    loggers = {k: settings_of(v) for k, v in known if isinstance(v, logging.Logger)}
+    state["loggers"] = {k: v for k, v in loggers.items() if v != (0, True, False, [], [])}
     modules = sys.modules
     if "numpy" in modules:
         np = modules["numpy"]
         kind, keys, *rest = np.random.get_state()
-        state["numpy"] = kind, keys.tolist(), rest, np.geterr(), np.get_printoptions()
+        state["numpy's generator"] = kind, keys.tolist(), rest
+        state["numpy"] = np.geterr(), np.geterrcall(), np.get_printoptions()
     if "cv2" in modules:
         cv2 = modules["cv2"]
         state["cv2"] = cv2.getNumThreads(), cv2.useOptimized(), cv2.ocl.useOpenCL()
+        state["cv2's logging"] = cv2.utils.logging.getLogLevel()
     if "PIL.Image" in modules:
         from PIL import Image, ImageFile
         state["PIL"] = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, Image.open
@@ -66,7 +84,11 @@ def snapshot():
             torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision(),
             torch.is_autocast_enabled("cpu"), vars(torch._tensor_str.PRINT_OPTS).copy(),
             torch.multiprocessing.get_sharing_strategy(), torch.save, torch.load,
-            torch.backends.mkldnn.enabled,
+            torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled,
+            torch.get_deterministic_debug_mode(), torch.is_warn_always_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory, torch.is_anomaly_enabled(),
+            torch.is_inference_mode_enabled(), torch.get_default_device(),
+            torch.cuda.is_initialized(), torch.distributed.is_initialized(),
         )
     return state
 
@@ -75,28 +97,21 @@ def compare(before, after):
         assert before[key] == after[key], (key, before[key], after[key])
 """
 
-GUARD = """
-def guard(event, args):
-    if event == "socket.connect" and isinstance(args[1], (str, bytes)):
-        return  # a pipe between processes of this machine
-    if event in {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
-                 "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "urllib.Request",
-                 "ftplib.connect", "smtplib.connect", "webbrowser.open"}:
-        raise BaseException(f"tried {event}{args}")
-
-sys.addaudithook(guard)
+GUARDED = """
+from guard import GUARD, install
+install()
+GUARD.on = True
 """
 
 
 def run_quietly(folder: Path, code: str, *argv: object) -> Path:
     """Run `code` in a process of its own, which must say nothing; return its current folder."""
-    places = {name: folder / name for name in ("current", "temporary", "matplotlib")}
+    places = {name: folder / name for name in ("current", "temporary")}
     for place in places.values():
         place.mkdir()
     environment = os.environ | {
-        "HOME": "/dev/null/home",
+        "HOME": UNWRITABLE,
         "TMPDIR": str(places["temporary"]),
-        "MPLCONFIGDIR": str(places["matplotlib"]),  # where matplotlib keeps its list of fonts
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
@@ -133,24 +148,41 @@ compare(before, snapshot())
     assert not list(run_quietly(tmp_path, code).iterdir())
 
 
+def test_importing_every_module_changes_nothing(tmp_path):
+    code = f"""
+{SNAPSHOT}
+import importlib, pkgutil
+import cv2, numpy, pydantic, torch, torchvision, yaml, PIL.Image, PIL.ImageFile
+import faster_coco_eval
+import matplotlib.font_manager
+{GUARDED}
+before = snapshot()
+import yolo
+names = [m.name for m in pkgutil.walk_packages(yolo.__path__, "yolo.") if "__main__" not in m.name]
+for name in names:
+    importlib.import_module(name)
+    compare(before, snapshot())
+assert len(names) > 100, names
+assert not GUARD.tried, GUARD.tried
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    assert not list(run_quietly(tmp_path, code).iterdir())
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_shapes(tmp_path_factory.mktemp("quiet") / "set", train=6, val=4, size=(64, 64))
 
 
-def files_of(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
 def test_work_changes_no_setting_reaches_no_network_and_starts_no_program(tmp_path, data):
     """Build, predict, train, validate, in one process: snapshots around each step."""
     network = nano.write_network(tmp_path)
-    files = files_of(data.parent)
+    files = listing(data.parent)
     code = f"""
 {SNAPSHOT}
 import cv2, numpy as np, PIL.Image, PIL.ImageFile
 import matplotlib.font_manager, torch   # they run fc-list and ldconfig, the first time
-{GUARD}
+{GUARDED}
 network, data = sys.argv[1:]
 import nano
 image = np.random.randint(0, 255, (48, 64, 3), np.uint8)
@@ -179,9 +211,10 @@ compare(before, snapshot())
 list(best.predict(data.replace("data.yaml", "images/val"), stream=True))
 compare(before, snapshot())
 assert "matplotlib.pyplot" not in sys.modules
+assert not GUARD.tried, GUARD.tried
 """
     current = run_quietly(tmp_path, code, network, data)
     assert [path.name for path in current.iterdir()] == ["runs"]
     assert [path.name for path in (current / "runs").iterdir()] == ["nano"]
     assert (current / "runs" / "nano" / "results.png").is_file()
-    assert files_of(data.parent) == files, "the dataset's folder was written to"
+    assert listing(data.parent) == files, "the dataset's folder was written to"

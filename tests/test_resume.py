@@ -98,6 +98,7 @@ def test_resumed_after_a_stop_at_any_step_is_identical(whole, network, data, tmp
     assert_identical(whole, load_checkpoint(last))
 
 
+@pytest.mark.processes
 def test_sigkill_and_resume_is_identical(whole, network, data, tmp_path):
     """A real process, a real SIGKILL, at whatever moment it finds."""
     code = (

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nano
+from guard import GUARD
 from yolo import YOLO
 from yolo.cfg.load import read_yaml, write_yaml
 from yolo.plugins import load_plugins
@@ -24,6 +25,7 @@ PAGE = (ROOT / "docs" / "several_heads.md").read_text(encoding="utf-8")
 def figures(tmp_path, monkeypatch, own_layers):
     """The page's file, imported."""
     monkeypatch.setattr(TASKS, "_parts", dict(TASKS._parts))
+    monkeypatch.setattr("yolo.plugins._LOADED", {})  # or later tests' ranks would load it, too
     text = re.search(r"^```python\n(# figures\.py\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     (tmp_path / "figures.py").write_text(text, encoding="utf-8")
     (module,) = load_plugins(tmp_path / "figures.py")
@@ -47,6 +49,7 @@ def data(tmp_path):
     """Rows with keypoints, each followed by the outline of the same figure."""
     posed = nano.task_data(tmp_path, TASKS["pose"])
     outlined = nano.task_data(tmp_path, TASKS["segment"])
+    GUARD.protected.remove(str(posed.parent))
     for file in (posed.parent / "labels").rglob("*.txt"):
         rings = (outlined.parent / file.relative_to(posed.parent)).read_text().splitlines()
         rows = zip(file.read_text().splitlines(), rings, strict=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 
 import cv2
@@ -15,7 +16,7 @@ import torch
 import yaml
 
 import nano
-from yolo import YOLO
+from yolo import TASKS, YOLO
 from yolo.data.shapes import write_shapes
 from yolo.engine.checkpoint import load_checkpoint
 from yolo.errors import ConfigError, DataError
@@ -87,11 +88,64 @@ def test_freezing_everything_is_refused(train):
         train(freeze=[9])
 
 
+def test_layer_lr_scales_the_steps_of_layers(train):
+    """The first step of SGD is in proportion to the rate."""
+
+    def first_step(name, **options):
+        moved = {}
+
+        def step(trainer):
+            before = copy_of(trainer)
+            trainer.train_step(next(iter(trainer.train_loader.epoch(0))))
+            trainer.optimizer_step()
+            for key, value in trainer.model.named_parameters():
+                moved[key] = value.detach() - before[key]
+            trainer.stop = True
+
+        given = {"lr0": 0.01, "warmup_epochs": 0, "optimizer": "SGD", "nbs": 4, **options}
+        train(name, callbacks={"on_train_start": step}, **given)
+        return moved
+
+    plain, found = first_step("plain"), first_step("found", layer_lr={"backbone": 0.1, "head": 2})
+    assert plain.keys() == found.keys()
+    for key, step in plain.items():
+        factor = 2 if key.startswith("model.5.") else 0.1
+        torch.testing.assert_close(found[key], factor * step, rtol=1e-3, atol=1e-6)
+    assert plain["model.0.conv.weight"].abs().max() > 1e-4
+
+
+def test_layer_lr_goes_with_auto_and_resumes_exactly(train, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "yolo")
+    options = {"layer_lr": 0.8, "epochs": 3, "save_every": 2}
+    whole, plain = train("whole", verbose=True, **options), train("plain", epochs=3)
+    assert not nano.same(nano.weights_of(whole), nano.weights_of(plain))
+
+    def kill(trainer):
+        if trainer.iteration == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", callbacks={"on_train_batch_end": kill}, **options)
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    YOLO(last).train(resume=True)
+    assert nano.same(nano.weights_of(whole), load_checkpoint(last).weights)
+    rates = [
+        [{k: v for k, v in row.items() if k.startswith("lr/")} for row in run.trainer.history]
+        for run in (whole, plain)
+    ]
+    assert rates[0] == rates[1]
+    assert [*rates[0][0]] == ["lr/pg0", "lr/pg1", "lr/pg2"]
+    assert "at 0.32768, " in caplog.text  # model.0, of six
+    with pytest.raises(ConfigError, match="layer_lr can't change"):
+        YOLO(last).train(resume=True, layer_lr=0.5)
+
+
 def test_compile_wraps_the_training_forward_alone(train, monkeypatch):
     calls = []
 
-    def fake(module):
+    def fake(module, mode):
         calls.append(module)
+        assert mode is None
 
         def call(images):
             calls.append(images.shape)
@@ -104,6 +158,63 @@ def test_compile_wraps_the_training_forward_alone(train, monkeypatch):
     assert calls[0] is model.trainer.model
     assert [tuple(shape) for shape in calls[1:]] == [(4, 3, 64, 64)] * 3 + [(2, 3, 64, 64)]
     assert nano.same(nano.weights_of(model), nano.weights_of(train("plain")))
+
+
+def test_what_torch_cannot_compile_is_one_line(train, monkeypatch):
+    def fake(module, mode):
+        def call(images):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nmany lines")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fake)
+    with pytest.raises(ConfigError, match=r"^compile='max-autotune': .*\(no C\+\+ compiler\)"):
+        train(compile="max-autotune")
+
+
+@pytest.mark.parametrize("task", [name for name, spec in TASKS.items() if spec.outputs.boxes])
+def test_a_task_has_the_same_targets_whatever_paints_its_images(task, tmp_path):
+    spec, compared = TASKS[task], []
+
+    def tensors(targets):
+        found = []
+        targets.map(lambda tensor: found.append(tensor) or tensor)
+        return found
+
+    def compare(trainer):
+        painted = list(trainer.train_loader.epoch(0))
+        trainer.args = trainer.args.model_copy(update={"augment_on": "device"})
+        pieces = trainer.build_train_loader().epoch(0)
+        for expected, batch in zip(painted, pieces, strict=True):
+            images, targets = trainer.preprocess_batch(batch)
+            other, labels = trainer.preprocess_batch(expected)
+            assert (images - other).abs().mean() < 1 / 255
+            assert images.stride() == other.stride()
+            pairs = list(zip(tensors(targets), tensors(labels), strict=True))
+            assert all(torch.equal(a, b) for a, b in pairs)
+            compared.append(len(pairs))
+        trainer.stop = True
+
+    network, data = nano.task_network(tmp_path, spec), nano.task_data(tmp_path, spec)
+    nano.train(
+        tmp_path, network=network, data=data, degrees=20.0, callbacks={"on_train_start": compare}
+    )
+    assert compared
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
+)
+def test_a_compiled_network_trains_as_it_does_plainly(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    compiled, plain = (
+        train(name, compile=value).trainer.history[0]
+        for name, value in (("compiled", True), ("plain", False))
+    )
+    for name in ("train/box_loss", "train/cls_loss", "train/dfl_loss"):
+        assert compiled[name] == pytest.approx(plain[name], rel=1e-3)
 
 
 def test_profile_tells_where_the_time_of_the_steps_goes(train):
@@ -206,6 +317,20 @@ def test_pretrained_names_a_file_or_switches_off(train, trained):
     assert nano.same(nano.weights_of(named), nano.weights_of(loaded))
     # fresh weights by the same seed, as in the first run
     assert nano.same(nano.weights_of(fresh), load_checkpoint(file.with_name("last.pt")).weights)
+
+
+def test_pretrained_takes_what_overlaps_and_lists_the_rest(train, trained, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "yolo")
+    file = nano.write_network(tmp_path, nano.NETWORK.replace("C2f, [128,", "C2f, [64,"))
+    first, given = {}, load_checkpoint(trained).weights
+    callbacks = {"on_train_start": lambda trainer: first.update(copy_of(trainer))}
+    train(model=YOLO(file), pretrained=trained, callbacks=callbacks, verbose=True)
+    line = next(text for text in caplog.messages if text.startswith("weights of"))
+    fits = [key for key, value in first.items() if given[key].shape == value.shape]
+    assert f"{trained}: took {len(fits)} of {len(first)} entries; new: model.3.cv1.bn" in line
+    assert any(key.startswith("model.0.") for key in fits)
+    assert len(fits) < len(first)
+    assert all(torch.equal(first[key], given[key]) for key in fits)
 
 
 # ---------------------------------------------------------------------- data

@@ -199,6 +199,46 @@ def test_weights_for_a_fresh_network_bring_their_words(trained, network):
     assert torch.equal(scores(model), scores(trained))
 
 
+def test_pretrained_brings_its_words(trained, train):
+    stop = {"on_train_start": lambda trainer: setattr(trainer, "stop", True)}
+    runner = train(pretrained=str(trained.trainer.best), callbacks=stop).trainer
+    assert torch.equal(runner.model.head.text, trained.trainer.ema.ema.head.text)
+    assert torch.equal(load_checkpoint(runner.best).network["words"], runner.model.head.text)
+
+
+@pytest.mark.parametrize("kind", ["cwd", "mgd", "logit", "self"])
+def test_one_step_of_learning_from_a_network_of_words(trained, train, names, tmp_path, kind):
+    """The teacher knows more words, in another order."""
+    steps = {}
+
+    def step(trainer):
+        trainer.train_step(next(iter(trainer.train_loader.epoch(0))))
+        steps.update({name: float(trainer.loss_items[name]) for name in trainer.loss_names})
+        trainer.stop = True
+
+    teacher = tmp_path / "teacher.pt"
+    YOLO(trained.trainer.best).set_classes(["zebra", *names[::-1]], encode).save(teacher)
+    given = {} if kind == "self" else {"teacher": teacher}
+    given |= {"distill": kind, "text_embeddings": encode, "callbacks": {"on_train_start": step}}
+    learner = train(**given).trainer.learner
+    assert all(0 < steps[name] < 1000 for name in learner.distiller.names)
+    assert [*learner.teacher().names.values()] == names
+    torch.testing.assert_close(learner.teacher().head.text, learner.student.head.text)
+
+
+def test_a_network_of_words_teaches_an_ordinary_one(trained, data, names, tmp_path):
+    plain, best = nano.write_network(tmp_path), trained.trainer.best
+    given = {"network": plain, "data": data, "distill": "logit"}
+    model = nano.train(tmp_path, teacher=best, **given)
+    assert model.trainer.history[0]["train/kd_loss"] > 0
+    other = tmp_path / "other.pt"
+    YOLO(best).set_classes(["zebra", *names[1:]], encode).save(other)
+    with pytest.raises(
+        ConfigError, match=rf"other\.pt: the network has no embedding of .{names[0]}"
+    ):
+        nano.train(tmp_path, "again", teacher=other, **given)
+
+
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_an_exported_file_needs_no_words(trained, format, tmp_path):
     model = YOLO(trained.trainer.best).set_classes(["zebra", "cat"], encode)

@@ -160,6 +160,23 @@ class YOLO:
         self.model.set_classes(names, embeddings)
         return self
 
+    def add_classes(self, names: Sequence[str] | Mapping[int, str]) -> YOLO:
+        """Add classes to a trained network: what it says of its own stays as it is, bit for bit.
+
+        The new ones come last and start with no opinion; train them on data that name all classes.
+
+        Args:
+            names: of the new classes.
+
+        Raises:
+            ModelError: if a name is known already, or the head can't take more classes.
+        """
+        self._need_network("given more classes", fused=False)
+        from yolo.engine.network import with_classes
+
+        self.model = with_classes(self.model, names)
+        return self
+
     # ------------------------------------------------------------------ the three loops
 
     def train(self, trainer: type[Trainer] | None = None, **options: Any) -> Any:

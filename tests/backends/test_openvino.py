@@ -69,6 +69,7 @@ def test_threads_share_a_backend(folder):
     np.testing.assert_allclose(added, np.array(levels) / 255, atol=0.01)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are restored on Linux")
 def test_a_model_may_end_in_another_thread(folder):
     """In a process of its own: what OpenVINO leaves behind kills it at the next signal."""
@@ -130,6 +131,7 @@ def test_the_missing_package_is_named(folder, monkeypatch):
         open_backend(folder)
 
 
+@pytest.mark.processes
 def test_predicting_needs_no_torch(folder):
     code = f"""
 import sys

@@ -58,6 +58,7 @@ ov.save_model(core.read_model(data), "model.xml")
 """
 
 
+@pytest.mark.processes
 def test_importing_and_running_runtimes_leaves_nothing_at_home(tmp_path):
     home, current = tmp_path / "home", tmp_path / "current"
     home.mkdir()

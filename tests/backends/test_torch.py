@@ -88,6 +88,25 @@ def test_tensors_pass_through():
     assert torch.equal(TorchBackend(Seen())(tensor), tensor)
 
 
+def test_a_cpu_takes_a_few_images_at_once(monkeypatch):
+    class Parts(Seen):
+        def forward(self, x):
+            self.__dict__.setdefault("sizes", []).append(len(x))
+            return {"map": x, "more": (x.amax((1, 2, 3)), [x[:, :1]])}
+
+    net = Parts()
+    stack = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    whole = TorchBackend(net)(stack)
+    monkeypatch.setattr("yolo.backends.torch.CPU_PIXELS", 2 * 8 * 8)
+    backend = TorchBackend(net)
+    parts = backend(stack)
+    assert backend.model.sizes == [2, 2, 1]
+    assert whole["map"].shape == (5, 3, 8, 8)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+    monkeypatch.setattr("yolo.backends.torch.CPU_PIXELS", 1)
+    torch.testing.assert_close(TorchBackend(net)(whole["map"])["more"], whole["more"])
+
+
 def test_the_model_is_not_altered(model):
     model.train()
     before, modes = state_of(model), [m.training for m in model.modules()]

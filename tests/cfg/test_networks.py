@@ -114,6 +114,7 @@ def test_known_names_are_found():
     assert all(find_network(name).scale == name[6] for name in names)
 
 
+@pytest.mark.processes
 def test_no_torch():
     code = "import sys, yolo.cfg.networks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

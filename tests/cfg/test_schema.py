@@ -88,6 +88,8 @@ def test_a_config_is_frozen_and_closed():
         ("classes", (0.5,)), ("multi_scale", 1), ("save_every", 0), ("save_every", "often"),
         ("augmentations", ("flip",)), ("plugins", 3), ("plugins", (3,)), ("mode", "train"),
         ("split", None), ("workers", -1), ("save_period", -2), ("device", 0.5),
+        ("layer_lr", 1.5), ("layer_lr", 0), ("layer_lr", "backbone"), ("layer_lr", {"neck": 0}),
+        ("layer_lr", {"neck": "slow"}), ("layer_lr", {None: 0.1}),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused(name, bad):
@@ -110,6 +112,7 @@ def test_bad_value_is_refused(name, bad):
         ("freeze", [0, "neck"], (0, "neck")), ("project", Path("runs"), Path("runs")),
         ("save_every", 500, 500), ("save_every", "10min", "10min"), ("save_every", "2 h", "2 h"),
         ("augmentations", [len], (len,)), ("augmentations", len, (len,)),
+        ("layer_lr", 1, 1.0), ("layer_lr", {"neck": 2, 0: 0.1}, {"neck": 2.0, 0: 0.1}),
     ],
 )  # fmt: skip
 def test_familiar_spelling_is_brought_into_one_form(name, given, meant):

@@ -249,6 +249,7 @@ def test_16_bits_become_8() -> None:
     assert to_bgr8(np.full((1, 1, 1), 65535, np.uint16)).tolist() == [[[255, 255, 255]]]
 
 
+@pytest.mark.processes
 def test_absent_libgl_names_the_headless_package() -> None:
     code = "import sys; sys.modules['cv2'] = None\nimport yolo.data.images"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -37,6 +37,7 @@ def test_names_and_nc(names: Any, nc: Any, expected: dict[int, str] | None) -> N
         ({"names": "cat"}, "expected a list"),
         ({"nc": 0}, "nc: expected a number of classes"),
         ({"nc": "2"}, "nc: expected a number of classes"),
+        ({"nc": 2**40}, "nc: expected a number of classes from 1 to 1000000, found 1099511627776"),
         ({"channels": 0}, "channels: expected"),
         ({"kpt_shape": [3]}, "kpt_shape: expected"),
         ({"kpt_shape": [3, 4]}, "kpt_shape: expected"),

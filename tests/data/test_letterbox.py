@@ -143,6 +143,7 @@ def test_sixteen_bits_and_many_channels():
     assert grey.shape == (64, 64, 1)
 
 
+@pytest.mark.processes
 def test_runs_without_torch():
     code = "import sys; sys.modules['torch'] = None; import yolo.data.letterbox"
     subprocess.run([sys.executable, "-c", code], check=True)

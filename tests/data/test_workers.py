@@ -73,22 +73,51 @@ def test_classes_that_the_dataset_lacks_are_refused(store, monkeypatch):
         ValMaker(store, None).make(Job(0, [4], SIZE))
 
 
-def test_batches_arrive_wherever_temporary_files_go(store, tmp_path, monkeypatch):
-    """A socket's path may have 107 characters; what can't be sent would be waited for for ever."""
-    folder = tmp_path / ("long" * 20)
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+@pytest.fixture
+def soon():
+    """End a test that waits for what never comes."""
 
     def give_up(*_):
         raise TimeoutError("the batch never came")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("soon")
+def test_batches_arrive_wherever_temporary_files_go(store, tmp_path, monkeypatch):
+    """A socket's path may have 107 characters; what can't be sent would be waited for for ever."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
     line = Line(ValMaker(store, None), 1, pin_memory=False)
     try:
         assert [batch.indices for batch in line.run([Job(0, [0, 1], SIZE)])] == [[0, 1]]
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        line.close()
+
+
+class Unsendable(ValMaker):
+    def make(self, job):
+        batch = super().make(job)
+        if 3 in job.places:
+            batch.paths = [lambda: "no pickle"]
+        return batch
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_batch_that_cannot_be_sent_is_an_error_not_a_wait(store):
+    line = Line(Unsendable(store, None), 2, pin_memory=False)
+    batches = line.run([Job(0, [place], SIZE) for place in (0, 1, 3, 2)])
+    try:
+        assert [next(batches).indices for _ in range(2)] == [[0], [1]]
+        with pytest.raises(DataError, match=r"^a batch can't be sent .*lambda.*workers=0$"):
+            next(batches)
+        again = line.run([Job(0, [4], SIZE)])
+        assert [batch.indices for batch in again] == [[4]]
+    finally:
         line.close()

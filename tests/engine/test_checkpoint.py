@@ -53,6 +53,7 @@ def test_round_trip_keeps_everything(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.processes
 def test_opens_where_only_torch_is_installed(tmp_path):
     save_checkpoint(tmp_path / "a.pt", example())
     code = (

@@ -275,6 +275,7 @@ model.train(data=data, **json.loads(options))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_ranks_learn_as_one(network, data, teacher, tmp_path):
     """The adapters' gradients are averaged like the student's; uneven shares, and an idle end."""

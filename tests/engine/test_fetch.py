@@ -20,6 +20,8 @@ from yolo.engine.checkpoint import Checkpoint, save_checkpoint
 from yolo.engine.fetch import find_weights, is_weights
 from yolo.errors import CheckpointError, ConfigError, MissingFileError
 
+pytestmark = pytest.mark.processes
+
 CONTENT = bytes(range(256)) * 40
 SHA = hashlib.sha256(CONTENT).hexdigest()
 

@@ -12,6 +12,7 @@ from yolo.engine.launch import RankError, ranks_to_start
 from yolo.errors import ConfigError
 
 
+@pytest.mark.processes
 def test_one_call_trains_in_two_processes(data, tmp_path):
     """With a callback, a trainer and a block of the user's own in each."""
     text = nano.NETWORK.replace("head:", "  - [-1, 1, Half, []]\nhead:").replace("[3, 4]", "[3, 5]")
@@ -28,6 +29,7 @@ def test_one_call_trains_in_two_processes(data, tmp_path):
     assert len(rows) == 3
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_failing_rank_is_named(network, data, tmp_path):
     model = YOLO(network)

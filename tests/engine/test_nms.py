@@ -193,6 +193,7 @@ def test_wrong_shape_is_refused():
         non_max_suppression(np.zeros((1, 10, 100), np.float32), nc=80)
 
 
+@pytest.mark.processes
 def test_needs_no_torch():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None\n"

@@ -109,6 +109,26 @@ def test_every_optimizer_takes_rates_and_steps(name):
     assert not torch.equal(before, model[0].weight)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_factors_make_groups_of_their_own(name):
+    """Those at the plain rates come first, even those that are empty."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    conv, norm = model
+    factors = {conv.weight: 0.1, conv.bias: 0.1, norm.bias: 3.0}
+    built = build_optimizer(model, name, lr=0.5, momentum=0.0, weight_decay=0.01, factors=factors)
+    found = [(g["name"], g["factor"], len(g["params"]), g["lr"]) for g in built.param_groups]
+    assert found == [
+        ("bias", 1.0, 0, 0.5), ("weight", 1.0, 0, 0.5), ("norm", 1.0, 1, 0.5),
+        ("bias", 0.1, 1, 0.05), ("weight", 0.1, 1, 0.05), ("bias", 3.0, 1, 1.5),
+    ]  # fmt: skip
+    assert [g["weight_decay"] for g in built.param_groups] == [0, 0.01, 0, 0, 0.01, 0]
+    apply_rates(built, Schedule(0.01, 0.1, 2, False, 4, 0.1, 0.9, 0.8, 1).at(2, 0))
+    rates = [0.055, 0.005, 0.005, 0.0055, 0.0005, 0.165]
+    assert [g["lr"] for g in built.param_groups] == pytest.approx(rates)
+    model(torch.rand(2, 3, 4, 4)).sum().backward()
+    built.step()
+
+
 def test_unknown_optimizer_names_the_nearest():
     with pytest.raises(ConfigError, match=r"'AdamQ'.*Similar: .*'Adam'"):
         build_optimizer(torch.nn.Linear(1, 1), "AdamQ", lr=1, momentum=0, weight_decay=0)

@@ -21,6 +21,8 @@ from yolo.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.processes
+
 RUN = """
 import json, os, sys
 from pathlib import Path
@@ -128,6 +130,47 @@ model.train(data=data, epochs=50, imgsz=64, batch=4, workers=0, project=folder, 
     assert "the second rank gave up" in done.stderr
     last = tmp_path / "train" / "weights" / "last.pt"
     YOLO(last).train(resume=True, epochs=1, time=None)  # what was saved goes on, alone
+
+
+STOPPED = """
+import json, os, signal, sys
+from yolo import YOLO
+
+def stop(trainer):
+    if trainer.iteration == 7 and trainer.ranks.rank == 1:
+        os.kill(os.getpid(), getattr(signal, how))
+
+how, model, data, options = sys.argv[1:]
+model = YOLO(model)
+if how.startswith("SIG"):
+    model.add_callback("on_train_batch_end", stop)
+model.train(data=data, **json.loads(options))
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_that_were_stopped_go_on_as_if_nothing_had_happened(network, data, tmp_path):
+    """In the middle of an epoch and of a window: asked to end, and killed."""
+
+    def run(how, name, *, model=network, check=True, **changes):
+        options = nano.options(tmp_path, name, nbs=16, warmup_epochs=0, save_every=2, **changes)
+        done = launch(tmp_path, how, model, data, json.dumps(options), code=STOPPED, check=check)
+        last = tmp_path / name / "weights" / "last.pt"
+        return done, last, load_checkpoint(last)
+
+    def rows(saved):
+        return [{k: v for k, v in row.items() if k != "time"} for row in saved.history]
+
+    _, _, whole = run("whole", "whole")
+    for how, reached in (("SIGTERM", 7), ("SIGKILL", 6)):
+        done, last, cut = run(how, how, check=False)
+        assert done.returncode
+        assert cut.state["iteration"] == reached
+        assert cut.state["accumulated"]
+        _, _, ended = run("resume", how, model=last, resume=True)
+        assert nano.same(whole.weights, ended.weights)
+        assert nano.same(whole.state["model"], ended.state["model"])
+        assert rows(whole) == rows(ended)
 
 
 def test_alone_everything_is_as_it_was():

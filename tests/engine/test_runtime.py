@@ -48,6 +48,8 @@ def test_seeding_leaves_the_users_generators_alone():
     with reproducible(0, deterministic=True):
         first = draw()
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory
     assert draw() == expected
     assert not torch.are_deterministic_algorithms_enabled()
     with reproducible(0, deterministic=False):

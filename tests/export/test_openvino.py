@@ -154,6 +154,7 @@ def test_every_task_proves_itself(task, options, tmp_path):
         assert len(YOLO(folder)(exports.images(), verbose=False)) == 3
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_whole_export_leaves_nothing_at_home(tmp_path):
     home, current = tmp_path / "home", tmp_path / "current"

@@ -71,6 +71,7 @@ def test_what_the_compiler_says_is_told(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_package_agrees_and_is_not_opened(tmp_path):

@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from golden_weights import fill
-from yolo.nn.conv import Concat, Conv, DWConv, GhostConv
+from yolo.nn.conv import (
+    Concat,
+    Conv,
+    DWConv,
+    GhostConv,
+    PiecewiseConv2d,
+    PiecewiseLinear,
+    class_pieces,
+)
+from yolo.nn.layer import BuildContext
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
@@ -54,3 +63,33 @@ def test_batch_norm_settings():
 
 def test_concat_joins_channels():
     assert Concat()([torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4)]).shape == (1, 5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "plain", "shape"),
+    [
+        (PiecewiseConv2d, lambda: nn.Conv2d(64, 1, 1), (2, 64, 5, 7)),
+        (PiecewiseLinear, lambda: nn.Linear(64, 1), (2, 64)),
+    ],
+)
+def test_a_piece_is_computed_as_if_it_were_alone(make, plain, shape):
+    alone, several = plain(), make(64, (1, 40, 3))
+    with torch.no_grad():
+        several.weight[:1], several.bias[:1] = alone.weight, alone.bias
+    x = torch.rand(shape)
+    found = several(x)
+    assert torch.equal(found[:, :1], alone(x))
+    whole = type(plain()).forward(several, x)  # the same function, but for the last bits
+    torch.testing.assert_close(found, whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, (5,)), ([2, 3], (2, 3)), ([2, 2], (5,)), ([-1, 6], (5,)), ("5", (5,)), (["a"], (5,))],
+)
+def test_pieces_that_are_not_of_the_classes_do_not_count(given, expected):
+    context = BuildContext(
+        layer=nn.Identity, in_channels=(8,), repeats=1, num_classes=5, width=1.0,
+        max_channels=64, options={} if given is None else {"class_pieces": given},
+    )  # fmt: skip
+    assert class_pieces(context) == expected

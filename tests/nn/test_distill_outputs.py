@@ -10,7 +10,16 @@ import torch
 
 from yolo.errors import ConfigError
 from yolo.nn.distill import View
-from yolo.nn.distill_outputs import Exit, Outputs, Self, binary_divergence, last_rows
+from yolo.nn.distill_outputs import (
+    Exit,
+    Outputs,
+    Self,
+    binary_divergence,
+    last_rows,
+    unlike_angles,
+    unlike_keypoints,
+    unlike_masks,
+)
 
 QUARTERS = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
 """Divergence of (1/2, 1/2) from (3/4, 1/4)."""
@@ -145,3 +154,76 @@ def test_exits_need_one_answer_an_image():
         Self(student, student, exits=2)
     with pytest.raises(ConfigError, match="expected alpha from 0 to 1, found 2"):
         Self(classifier(), classifier(), alpha=2)
+
+
+def masks(prototypes, seed):
+    source = torch.Generator().manual_seed(seed)
+    return {
+        "mask_coefficient": torch.randn(2, prototypes, 7, generator=source),
+        "proto": torch.randn(2, prototypes, 4, 5, generator=source),
+    }
+
+
+def logits_of(raw):
+    return torch.einsum("bna,bnhw->bahw", raw["mask_coefficient"], raw["proto"])
+
+
+def test_masks_differ_by_their_logits_over_the_map():
+    own, wanted = masks(3, 0), masks(5, 1)
+    theirs = logits_of(wanted)
+    expected = (logits_of(own) - theirs).square().mean((2, 3))
+    expected = expected / theirs.square().mean((2, 3)).clamp(min=1)
+    torch.testing.assert_close(unlike_masks(own, wanted), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(unlike_masks(own, wanted), expected)
+
+
+def test_masks_of_other_prototypes_may_be_the_same():
+    wanted = masks(4, 0)
+    mixed, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2)))
+    own = {
+        "mask_coefficient": torch.einsum("mn,bna->bma", mixed, wanted["mask_coefficient"]),
+        "proto": torch.einsum("mn,bnhw->bmhw", mixed, wanted["proto"]),
+    }
+    assert unlike_masks(own, wanted).max() < 1e-5
+
+
+def test_keypoints_and_angles_by_hand():
+    own, wanted = {"kpts": torch.tensor([[[0.0], [3.0]]])}, {"kpts": torch.tensor([[[0.5], [1.0]]])}
+    assert unlike_keypoints(own, wanted).tolist() == [[(0.125 + 1.5) / 2]]
+    turns = torch.tensor([[[0.0, math.pi, math.pi / 2, math.pi / 6]]])
+    found = unlike_angles({"angle": turns}, {"angle": torch.zeros(1, 1, 4)})
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0, 2.0, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    ("further", "name"),
+    [
+        (lambda seed: masks(3, seed), "mask"),
+        (lambda seed: {"kpts": masks(3, seed)["mask_coefficient"]}, "kpt"),
+        (lambda seed: {"angle": masks(1, seed)["mask_coefficient"]}, "angle"),
+    ],
+)
+def test_what_else_a_head_gives_is_learned_where_the_teacher_is_sure(further, name):
+    student, teacher = (random_boxes(seed=seed) for seed in (0, 1))
+    own = {key: value.requires_grad_() for key, value in further(0).items()}
+    student.raw.update(own)
+    teacher.raw.update(further(1))
+    teacher.raw["scores"][:, :, 3:] = -50
+    distiller = Outputs(student, teacher, further=2.0)
+    assert distiller.names == ("kd", "ld", name)
+    term = distiller(student, teacher, noise())[name]
+    assert (term > 0).all()
+    half = Outputs(student, teacher, further=1.0)(student, teacher, noise())[name]
+    torch.testing.assert_close(term, 2 * half)
+    for key, slope in zip(own, torch.autograd.grad(term.sum(), [*own.values()]), strict=True):
+        assert slope.abs().sum() > 0
+        if key != "proto":
+            assert slope[:, :, 3:].abs().max() < 1e-12
+
+
+def test_other_keypoints_than_the_teacher_s_are_refused():
+    student, teacher = random_boxes(), random_boxes()
+    student.raw["kpts"], teacher.raw["kpts"] = torch.zeros(2, 6, 7), torch.zeros(2, 9, 7)
+    with pytest.raises(ConfigError, match="gives 6 numbers of keypoints, the teacher 9"):
+        Outputs(student, teacher)

@@ -100,6 +100,7 @@ def test_info_prints_a_table(caplog):
     assert "64 x 32" in caplog.text
 
 
+@pytest.mark.processes
 def test_strides_are_found_without_torch_s_compiler():
     """Its import takes seconds and sets an environment variable."""
     code = (

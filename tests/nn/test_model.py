@@ -229,7 +229,12 @@ def test_names():
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"nc": 0}, "nc as a whole number"), ({"nc": "many"}, "nc as"), ({"ch": 1.5}, "ch as")],
+    [
+        ({"nc": 0}, "nc as a whole number"),
+        ({"nc": "many"}, "nc as"),
+        ({"ch": 1.5}, "ch as"),
+        ({"nc": 2**40}, "nc as at most 1000000, got 1099511627776"),
+    ],
 )
 def test_bad_counts(given, message):
     with pytest.raises(ModelError, match=message):

@@ -275,6 +275,7 @@ def test_gradients_are_right_and_finite():
                 assert torch.isfinite(prob_iou(box, other, floor)).all()
 
 
+@pytest.mark.processes
 def test_arrays_need_no_torch():
     code = "import sys; sys.modules['torch'] = None\n" + (
         "import numpy as np; from yolo.nn.rotated import *\n"

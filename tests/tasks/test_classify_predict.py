@@ -113,6 +113,7 @@ def test_tensors_pass_as_they_are():
     assert [r.orig_shape for r in results] == [(40, 56)] * 2
 
 
+@pytest.mark.processes
 def test_everything_runs_with_torch_absent(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

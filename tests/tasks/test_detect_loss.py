@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from golden_weights import fill
 from yolo.nn.anchors import anchor_points
-from yolo.nn.assign import TaskAlignedAssigner
 from yolo.nn.boxes import xywh_to_xyxy
 from yolo.nn.class_losses import CLASS_LOSSES, bce_loss
 from yolo.nn.losses import Targets
+from yolo.nn.task_aligned import TaskAlignedAssigner
 from yolo.tasks.detect.loss import DetectionCriterion
 from yolo.tasks.detect.model import DetectionModel
 
@@ -254,6 +254,7 @@ def test_half_precision_is_worked_out_in_single(dtype):
     assert half["boxes"].grad.dtype == dtype
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("n", [0, 4, 60])
 @pytest.mark.parametrize("ignore", [False, True])
 def test_no_data_dependent_shape_and_no_copy_to_the_host(n, ignore):

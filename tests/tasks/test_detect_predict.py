@@ -112,6 +112,7 @@ def test_outputs_with_further_parts(image):
     assert len(predict(image, Two())[0]) == 2
 
 
+@pytest.mark.processes
 def test_everything_runs_with_torch_absent(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

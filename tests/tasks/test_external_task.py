@@ -28,6 +28,8 @@ from yolo.nn.layer import LAYERS
 from yolo.tasks.spec import TASKS
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.processes
 PAGE = (ROOT / "docs" / "own_task.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```\w+\n# ([\w./]+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^yolo (.*)", PAGE, re.MULTILINE)

@@ -239,6 +239,7 @@ def test_half_precision_is_worked_out_in_single(dtype):
     torch.testing.assert_close(report.parts, wanted.parts, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("n", [0, 4, 60])
 def test_no_data_dependent_shape_and_no_copy_to_the_host(n):
     with FakeTensorMode():

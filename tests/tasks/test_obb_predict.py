@@ -144,6 +144,7 @@ def test_pictures_show_turned_boxes(image):
     assert changed[end[1] - 2 : end[1] + 3, end[0] - 2 : end[0] + 3].any()
 
 
+@pytest.mark.processes
 def test_everything_runs_with_torch_absent(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

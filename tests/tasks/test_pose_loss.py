@@ -223,6 +223,7 @@ def test_a_step_down_the_gradient_lowers_the_keypoint_terms():
     assert lower.parts["kobj"] < report.parts["kobj"]
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize(("shape", "n"), [((4, 3), 0), ((4, 3), 60), ((5, 2), 4)])
 def test_no_data_dependent_shape_and_no_copy_to_the_host(shape, n):
     with FakeTensorMode():

@@ -114,6 +114,7 @@ def test_the_torch_backend_says_its_keypoints():
     assert result.keypoints.data.shape[1:] == (5, 2)
 
 
+@pytest.mark.processes
 def test_predicting_works_where_torch_is_absent():
     code = """
 import sys

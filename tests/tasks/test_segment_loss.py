@@ -179,6 +179,7 @@ def test_the_normaliser_goes_through_all_ranks():
     torch.testing.assert_close(2 * two.parts["seg"], criterion()(raw, targets).parts["seg"])
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("n", [0, 4, 60])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_no_data_dependent_shape_and_no_copy_to_the_host(n, overlap):

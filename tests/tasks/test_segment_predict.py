@@ -128,6 +128,7 @@ def test_300_masks_on_a_large_image_stay_below_250_megabytes(retina):
     assert peak < 250e6
 
 
+@pytest.mark.processes
 def test_everything_runs_with_torch_absent(tmp_path):
     code = """
 import sys

@@ -54,6 +54,7 @@ def test_defaults_are_options_and_heads_are_layers(name):
     assert known == set(task.defaults)
 
 
+@pytest.mark.processes
 def test_looking_a_task_up_imports_no_torch():
     code = (
         "import sys; from yolo import TASKS\n"

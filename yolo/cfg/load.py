@@ -36,6 +36,7 @@ C = TypeVar("C", bound=Config)
 
 MAX_YAML_BYTES = 16 << 20
 MAX_YAML_NODES = 1_000_000  # after the expansion of aliases; LVIS' 1203 names need about 2500
+MAX_CLASSES = 1_000_000  # that a file may ask for by a count alone; each gets a name
 
 MODES: tuple[type[Config], ...] = (TrainConfig, ValConfig, PredictConfig, ExportConfig)
 """The option classes of the modes, for messages and tables."""

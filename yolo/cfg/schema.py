@@ -177,6 +177,11 @@ class TrainConfig(CommonConfig):
         None,
         "first N layers, or indices, backbone, neck, head, names (model.*.cv2); BatchNorm included",
     )
+    layer_lr: float | dict[int | str, float] | None = option(
+        None,
+        "factors of the learning rate, {backbone: 0.1}, layers as freeze names them; or a number, "
+        "the factor from each layer to the one before it",
+    )
     teacher: str | Path | None = option(None, "checkpoint of a trained network to learn from")
     distill: str | dict[str, Any] | None = option(
         None, "how: cwd, mgd, logit or self, or {name: ..., gain: ..., and its options}"
@@ -191,7 +196,9 @@ class TrainConfig(CommonConfig):
     iou: float = fraction(0.7, "overlap at which NMS drops a box")
     max_det: int = option(300, "most detections an image", ge=1)
     profile: bool = option(False, "write a profiler trace and a table of where a step goes")
-    compile: bool = option(False, "torch.compile the model")
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = option(
+        False, "torch.compile the model; reduce-overhead replays CUDA graphs of the step"
+    )
     sync_bn: bool = option(False, "BatchNorm over the batch of all ranks; on CUDA alone")
 
     lr0: float = fraction(0.01, "first learning rate; set, it wins over optimizer=auto")
@@ -220,11 +227,31 @@ class TrainConfig(CommonConfig):
     copy_paste: float = fraction(0.0, "probability of pasting an object by its outline")
     copy_paste_mode: Literal["flip", "mixup"] = option("flip", "paste from itself or another image")
     augmentations: tuple[Any, ...] = option((), "your own transforms: callables on one sample")
+    augment_on: Literal["cpu", "device"] = option(
+        "cpu", "where pixels are augmented; device: workers send pieces of images, the GPU paints"
+    )
 
     @field_validator("multi_scale", mode="before")
     @classmethod
     def _read_familiar_switch(cls, value: Any) -> Any:
         return 0.5 * value if isinstance(value, bool) else value  # the option was a switch in v8
+
+    @field_validator("layer_lr")
+    @classmethod
+    def _check_factors(
+        cls, value: float | dict[int | str, float] | None
+    ) -> float | dict[int | str, float] | None:
+        if isinstance(value, dict):
+            if min(value.values(), default=1) <= 0:
+                raise ValueError(
+                    f"expected factors above 0, found {value!r}; freeze= holds layers as they are"
+                )
+        elif value is not None and not 0 < value <= 1:
+            raise ValueError(
+                "expected {layers: factor}, as {'backbone': 0.1}, or one number above 0 and up "
+                f"to 1, found {value!r}"
+            )
+        return value
 
     @field_validator("save_every")
     @classmethod

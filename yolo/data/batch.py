@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo.data.collage import Collage
 from yolo.data.letterbox import Placement
 from yolo.data.sample import Sample
 from yolo.nn.losses import Targets
@@ -30,13 +31,15 @@ class Batch:
     """A batch of samples.
 
     Attributes:
-        images: (B, H, W, C) uint8 or uint16; three channels are RGB.
+        images: (B, H, W, C) uint8 or uint16; three channels are RGB. With a collage, the pixels of
+            its pieces.
         targets: padded ground truth, pixels of the images.
         indices: B positions in the dataset.
         paths: B file names.
         original_shapes: B (h, w) of the files.
         placements: B maps from the images back to the files; empty for augmented samples, which
             have no single one.
+        collage: how the images are made of pieces, until `to` does so.
     """
 
     images: Tensor
@@ -45,21 +48,27 @@ class Batch:
     paths: list[str]
     original_shapes: list[tuple[int, int]]
     placements: list[Placement]
+    collage: Collage | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.indices)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a copy with `change` applied to every tensor."""
+        collage = None if self.collage is None else self.collage.map(change)
+        targets = self.targets.map(change)
+        return replace(self, images=change(self.images), targets=targets, collage=collage)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return a copy with all tensors on `device`."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            targets=self.targets.to(device, non_blocking=non_blocking),
-        )
+        """Return a copy with all tensors on `device`, where pieces are put together."""
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if moved.collage is None:
+            return moved
+        return replace(moved, images=moved.collage.paint(moved.images), collage=None)
 
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, for copies that don't block."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

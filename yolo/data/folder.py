@@ -30,6 +30,8 @@ Stat = tuple[int, int]
 
 NO_LABEL: Stat = (-1, -1)
 
+_SUFFIXES = {suffix[1:] for suffix in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt")}
+
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
@@ -189,7 +191,7 @@ def _list_folder(
 ) -> list[tuple[str, Stat, Stat]]:
     """List one folder: (image path, its stat, its label's stat), all images or the listed ones."""
     images, labels = _scan_folder(folder)
-    stems = {os.path.splitext(name)[0] for name in images}
+    stems = set(map(_stem, images))
     if listed is not None:
         for name in sorted(set(listed) - set(images)):
             file, line = listed[name]
@@ -206,10 +208,8 @@ def _list_folder(
         if _looks_like_label(path):
             problems.append(Problem(path, 0, f"no image {stem}.* in {folder}", "orphan"))
     labels = {**masks, **labels}
-    return [
-        (os.path.join(folder, name), stat, labels.get(os.path.splitext(name)[0], NO_LABEL))
-        for name, stat in images.items()
-    ]
+    start = os.path.join(folder, "")
+    return [(start + k, stat, labels.get(_stem(k), NO_LABEL)) for k, stat in images.items()]
 
 
 def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
@@ -219,21 +219,33 @@ def _scan_folder(folder: str) -> tuple[dict[str, Stat], dict[str, Stat]]:
     entries: list[os.DirEntry[str]] = []
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
         entries = list(found)
-    for entry in entries:
-        stem, suffix = os.path.splitext(entry.name)
+    for entry in entries:  # few words: a million times they are most of a warm start
+        name = entry.name
+        stem, _, suffix = name.rpartition(".")
         suffix = suffix.lower()
-        if stem[0] != "." and suffix in (*IMAGE_SUFFIXES, ARRAY_SUFFIX, ".txt"):
-            with suppress(OSError):  # a link to nowhere
-                stat = entry.stat()
-                stems = (texts, stem) if suffix == ".txt" else (images, entry.name)
-                stems[0][stems[1]] = (stat.st_size, stat.st_mtime_ns)
+        if suffix not in _SUFFIXES or not stem or name[0] == ".":
+            continue
+        try:
+            stat = entry.stat()
+        except OSError:  # a link to nowhere
+            continue
+        facts = (stat.st_size, stat.st_mtime_ns)
+        if suffix == "txt":
+            texts[stem] = facts
+        else:
+            images[name] = facts
     # An array is an image, too, but not beside a picture of its name: others keep caches so.
     arrays = {name for name in images if name.lower().endswith(ARRAY_SUFFIX)}
-    pictures = {os.path.splitext(name)[0] for name in images if name not in arrays}
+    pictures = {_stem(name) for name in images if name not in arrays} if arrays else set()
     for name in arrays:
-        if name[: -len(ARRAY_SUFFIX)] in pictures:
+        if _stem(name) in pictures:
             del images[name]
     return images, texts
+
+
+def _stem(name: str) -> str:
+    """Return a file's name without its suffix, which it has."""
+    return name[: name.rindex(".")]
 
 
 def _looks_like_label(path: str) -> bool:

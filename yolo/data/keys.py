@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo.cfg.load import MAX_CLASSES
 from yolo.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -21,8 +22,8 @@ def read_names(entries: Mapping[str, Any], where: str) -> dict[int, str] | None:
         DataError: naming `where` and the key; so do all functions here.
     """
     names, count = entries.get("names"), entries.get("nc")
-    if count is not None and (not is_whole(count) or count < 1):
-        raise bad(where, "nc", "a number of classes from 1 on", count)
+    if count is not None and (not is_whole(count) or not 1 <= count <= MAX_CLASSES):
+        raise bad(where, "nc", f"a number of classes from 1 to {MAX_CLASSES}", count)
     if names is None:
         return None if count is None else {i: f"class_{i}" for i in range(count)}
     names = dict(enumerate(names)) if isinstance(names, list | tuple) else names

@@ -17,14 +17,15 @@ import numpy as np
 
 from yolo.data.batch import Batch, Extras, normalize
 from yolo.data.cache import ImageStore, fitted_shapes
+from yolo.data.collage import pack, require_paintable
 from yolo.data.geometry import warp_instances
 from yolo.data.index import LabelIndex
 from yolo.data.letterbox import Placement, letterbox
 from yolo.data.order import BalancedOrder, EpochOrder
 from yolo.data.pixels import finish_colour
-from yolo.data.recipe import Augment, RecipeBook
+from yolo.data.recipe import Augment, Recipe, RecipeBook
 from yolo.data.sample import Sample
-from yolo.data.transforms import apply, require_kind
+from yolo.data.transforms import apply, labelled, require_kind
 from yolo.data.workers import Job, Line, Maker, Size
 from yolo.errors import ConfigError, DataError
 
@@ -45,12 +46,25 @@ class TrainMaker(Maker):
         images = self._stack(job)
         options: dict[str, Any] = {"flip_idx": self.book.augment.flip_idx}
         options["custom"] = self.book.augment.custom
-        recipes = (self.book.draw(job.epoch, place, job.size, job.mixing) for place in job.places)
         samples = [
             apply(recipe, self.store, **options, rgb=image)
-            for image, recipe in zip(images, recipes, strict=True)
+            for image, recipe in zip(images, self._recipes(job), strict=True)
         ]
         return self._batch(images, samples, job.size, [])
+
+    def _recipes(self, job: Job) -> list[Recipe]:
+        return [self.book.draw(job.epoch, place, job.size, job.mixing) for place in job.places]
+
+
+class PieceMaker(TrainMaker):
+    """Makes the labels of batches, and packs the pieces of their images; see `collage`."""
+
+    def make(self, job: Job) -> Batch:
+        """Make the samples at places of an epoch's order, but for their pixels."""
+        recipes, flip_idx = self._recipes(job), self.book.augment.flip_idx
+        pixels, collage = pack(recipes, self.store, job.size)
+        samples = [labelled(recipe, self.store, flip_idx) for recipe in recipes]
+        return replace(self._batch(pixels, samples, job.size, []), collage=collage)
 
 
 class ValMaker(Maker):
@@ -104,10 +118,11 @@ class TrainLoader:
         stride: largest stride of the model, for the canvases of `rect`.
         sampler: "balanced": see `order.BalancedOrder`.
         pin_memory: yield batches in page-locked memory.
+        paint: False yields batches whose images are still in pieces, for `Batch.to` to paint.
 
     Raises:
         DataError: if there are no images.
-        ConfigError: if `rect` and `sampler` are both given.
+        ConfigError: if `rect` and `sampler` are both given, or something can't be left in pieces.
     """
 
     def __init__(
@@ -127,6 +142,7 @@ class TrainLoader:
         stride: int = 32,
         sampler: str | None = None,
         pin_memory: bool = False,
+        paint: bool = True,
     ) -> None:
         count = len(index)
         if count == 0:
@@ -146,10 +162,13 @@ class TrainLoader:
             alike = np.argsort(fitted[:, 0] / fitted[:, 1], kind="stable")
             self.order = EpochOrder(count, seed, (batch, alike))
         self.edges = batch_edges(count, batch, world)
+        self.paint = paint
         self._line = Line(self._maker(augment, extras), min(workers, len(self)), pin_memory)
 
     def _maker(self, augment: Augment, extras: Extras | None) -> Maker:
         """Return what makes this loader's batches."""
+        if not self.paint:
+            require_paintable(augment, self.store.dtype)
         if self.index.kpt_shape is not None and augment.flip_idx is None:
             if augment.fliplr or augment.flipud:
                 logger.warning("flips are off: the dataset has keypoints and no `flip_idx`")
@@ -157,7 +176,7 @@ class TrainLoader:
         if self.shapes is not None:
             augment = replace(augment, mosaic=0.0)
         book = RecipeBook(self.order, augment, self.size, self.store.loaded_shape)
-        return TrainMaker(self.store, book, extras)
+        return (TrainMaker if self.paint else PieceMaker)(self.store, book, extras)
 
     def __len__(self) -> int:
         return len(self.edges) - 1

@@ -54,13 +54,13 @@ def apply(
     Raises:
         DataError: if an image can't be read, or a custom transform returns something unusable.
     """
-    image, matrix = render(recipe.scene, source)
+    image = render(recipe.scene, source)
     if rgb is not None:
         require_kind(source.path, recipe.index, image, rgb)
     instances = scene_instances(recipe.scene, source, flip_idx)
 
     def finished(other: Scene) -> tuple[np.ndarray, Instances]:
-        picture, _ = render(other, source)
+        picture = render(other, source)
         require_kind(source.path, other.first, picture, image)
         return picture, scene_instances(other, source, flip_idx)
 
@@ -78,11 +78,7 @@ def apply(
             second, objects = finished(recipe.cut[0])
             image[y0:y1, x0:x1] = second[y0:y1, x0:x1]
             instances = cut_and_fill(instances, objects, recipe.cut[1])
-    if instances.corners is not None and not _has_outlines(recipe, source):
-        instances.polygons = None  # those that `scene_instances` lent
-    index = recipe.index
-    shape = source.original_shape(index)
-    sample = Sample(image, instances, None, source.path(index), index, shape, matrix)
+    sample = _sample(recipe, source, image, instances)
     sample.image = finish_colour(image, recipe.hsv, recipe.swap_channels, None if custom else rgb)
     if custom:
         sample.rng = recipe.custom_rng()
@@ -90,6 +86,24 @@ def apply(
         if rgb is not None:
             finish_colour(sample.image, rgb=rgb)
     return sample
+
+
+def labelled(recipe: Recipe, source: ImageStore, flip_idx: tuple[int, ...] | None = None) -> Sample:
+    """Make the labels that `apply` gives for a recipe of one scene; the image stays black."""
+    black = np.broadcast_to(np.zeros(1, np.uint8), (*recipe.scene.size, source.channels))
+    return _sample(recipe, source, black, scene_instances(recipe.scene, source, flip_idx))
+
+
+def _sample(recipe: Recipe, source: ImageStore, image: np.ndarray, instances: Instances) -> Sample:
+    if instances.corners is not None and not _has_outlines(recipe, source):
+        instances.polygons = None  # those that `scene_instances` lent
+    index, matrix = recipe.index, np.eye(3)
+    if recipe.scene.tiles:
+        first = recipe.scene.tiles[0]
+        shapes = source.loaded_shape(first.index), source.original_shape(first.index)
+        matrix = first.matrix @ loading_matrix(*shapes)
+    shape = source.original_shape(index)
+    return Sample(image, instances, None, source.path(index), index, shape, matrix)
 
 
 def _has_outlines(recipe: Recipe, source: ImageStore) -> bool:
@@ -100,18 +114,17 @@ def _has_outlines(recipe: Recipe, source: ImageStore) -> bool:
     return any(labels.polygons is not None for labels in found if len(labels))
 
 
-def render(scene: Scene, source: ImageStore) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a scene: (h, w, C) image, and the (3, 3) map from the first image's file to it."""
+def render(scene: Scene, source: ImageStore) -> np.ndarray:
+    """Paint a scene, (h, w, C)."""
     # Where everything was moved out of sight, the scene's own image says of what kind it is.
     first = scene.tiles[0].index if scene.tiles else scene.first
     image = source.load(first)
     canvas = np.full((*scene.size, image.shape[2]), fill_value(image.dtype), image.dtype)
-    matrix = loading_matrix(image.shape, source.original_shape(first))
     for tile in scene.tiles:
         image = source.load(tile.index)
         require_kind(source.path, tile.index, image, canvas)
         (paint_straight if tile.straight else paint_bent)(tile, image, canvas)
-    return canvas, scene.tiles[0].matrix @ matrix if scene.tiles else np.eye(3)
+    return canvas
 
 
 def require_kind(

@@ -8,6 +8,7 @@ only takes it over. A user's mistake that a worker finds comes back as an error 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import tempfile
@@ -126,9 +127,28 @@ def _start_worker(_: int) -> None:
         # Batches are handed over by a socket there. Where it can't be made, torch loses the batch
         # and waits for it for ever.
         tempfile.tempdir = "/tmp"
+    # What can't be pickled is dropped by Python with a traceback; the main process waits for it.
+    feeder: Any = multiprocessing.queues.Queue
+    feeder._on_queue_feeder_error = _tell_instead
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+
+
+def _tell_instead(queue: Any, error: Exception, made: Any) -> None:
+    """Send word of a batch that can't be sent, in its place (a worker's thread calls this).
+
+    Args:
+        queue: where the batch was to go.
+        error: why it can't.
+        made: (number, batch), or its bytes where the pipe itself fails: the end of this process is
+            all that the main process can notice then.
+    """
+    if not isinstance(made, tuple):
+        os._exit(1)
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    text = f"a batch can't be sent from the process that made it ({reason})"
+    queue.put((made[0], DataError(f"{text}; mend what your own parts put into it, or workers=0")))
 
 
 def _as_made(made: Any) -> Any:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo.engine import optim
 from yolo.engine.ema import ModelEMA, power_decay
 from yolo.engine.inputs import val_config
+from yolo.engine.network import rate_factors
 from yolo.engine.stopping import BestEpoch
 from yolo.engine.table import loss_column
+from yolo.errors import ConfigError
 
 if TYPE_CHECKING:
     from yolo.cfg.schema import TrainConfig
@@ -64,6 +67,7 @@ def optimizer(
         lr=choice.lr,
         momentum=choice.momentum,
         weight_decay=config.weight_decay * trainer.batch_size * accumulate / config.nbs,
+        factors=rate_factors(trainer.model, config.layer_lr),
     )
     schedule = optim.Schedule(
         lr0=choice.lr,
@@ -83,6 +87,29 @@ def optimizer(
         "warmup_bias_lr": choice.warmup_bias_lr,
     }
     return built, schedule, resolved
+
+
+def compiled(model: nn.Module, option: bool | str) -> Callable[..., Any]:
+    """Return what runs a network through `torch.compile`.
+
+    Args:
+        model: the network; it stays as it is.
+        option: True, or one of torch's modes by name.
+
+    Raises:
+        ConfigError: by what is returned, where torch can't compile.
+    """
+    whole = torch.compile(model, mode=None if option is True else str(option))
+
+    def run(*given: Any) -> Any:
+        try:
+            return whole(*given)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            text = f"compile={option!r}: torch can't compile this network here"
+            raise ConfigError(f"{text} ({reason:.200}); leave compile= out") from error
+
+    return run
 
 
 def step_unless(bad: Tensor, built: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from yolo.engine.checkpoint import digest, load_checkpoint
 from yolo.engine.network import load_model, memory_format
-from yolo.errors import CheckpointError, ConfigError, nearest
+from yolo.errors import CheckpointError, ConfigError, ModelError, nearest
 from yolo.nn import distill_outputs as distill_outputs  # registers itself
 from yolo.nn.distill import DISTILLERS, Distiller, Exits, Terms, View
 from yolo.nn.losses import LossReport
@@ -234,7 +234,7 @@ def build_learner(trainer: TrainerParts) -> nn.Module:
     distiller = part(one, other, **{k: v for k, v in options.items() if k in own})
     distiller = distiller.to(trainer.device).to(memory_format=memory_format(args))
     if args.compile:  # alone: the rest asks how far the run is, and draws random numbers
-        student.compile()
+        student.compile(mode=None if args.compile is True else args.compile)
     learner = Learner(student, distiller, strength, trainer, teacher)
     saved = (trainer.resumed_from and trainer.resumed_from.state) or {}
     if saved.get("teacher", learner.fingerprint) != learner.fingerprint:
@@ -262,7 +262,12 @@ def _load_teacher(trainer: TrainerParts) -> BaseModel:
         raise ConfigError(
             f"{where}: expected a network for {trainer.spec.name!r}, found one for {saved.task!r}"
         )
-    teacher = load_model(saved, trainer.spec, where)
+    teacher: Any = load_model(saved, trainer.spec, where)
+    if "words" in teacher.yaml:
+        try:
+            teacher.set_classes(student.names)
+        except ModelError as error:
+            raise ConfigError(f"{where}: {error}") from error
     for what in ("nc", "num_channels"):
         wanted, found = getattr(student, what), getattr(teacher, what)
         if wanted != found:
@@ -277,8 +282,8 @@ def _load_teacher(trainer: TrainerParts) -> BaseModel:
             f"{where}: it has the classes in another order ({', '.join(theirs):.80}); give the "
             "data's names in that order"
         )
-    teacher = teacher.requires_grad_(False).to(trainer.device)
-    return teacher.to(memory_format=memory_format(args))
+    network: BaseModel = teacher.requires_grad_(False).to(trainer.device)
+    return network.to(memory_format=memory_format(args))
 
 
 def _probe(network: BaseModel, rows: Collection[int] = ()) -> View:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Decay = Callable[[int], float]
 
@@ -70,18 +70,34 @@ class ModelEMA:
         """Move the average towards `model`. Call once after every optimizer step."""
         self.updates += 1
         weight = 1.0 - self.decay(self.updates)
-        parameters = [
-            p.to(a.dtype) for p, a in zip(model.parameters(), self.ema.parameters(), strict=True)
-        ]
-        torch._foreach_lerp_(list(self.ema.parameters()), parameters, weight)
-        for buffer, average in zip(model.buffers(), self.ema.buffers(), strict=True):
-            if average.dtype.is_floating_point:
-                # a step that was skipped may have left its mark on BatchNorm's statistics
-                average.lerp_(torch.where(torch.isfinite(buffer), buffer, average), weight)
+        buffers, averages = self._buffers(model)
+        values = [*model.parameters(), *_finite(buffers, averages)]
+        averages = [*self.ema.parameters(), *averages]
+        values = [value.to(a.dtype) for value, a in zip(values, averages, strict=True)]
+        torch._foreach_lerp_(averages, values, weight)
 
     @torch.no_grad()
     def repair(self, model: nn.Module) -> None:
         """Replace what isn't finite in the model's buffers by the average's values."""
-        for buffer, average in zip(model.buffers(), self.ema.buffers(), strict=True):
-            if buffer.dtype.is_floating_point:
-                buffer.copy_(torch.where(torch.isfinite(buffer), buffer, average))
+        buffers, averages = self._buffers(model)
+        if buffers:
+            torch._foreach_copy_(buffers, _finite(buffers, averages))
+
+    def _buffers(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the buffers that are averaged, and their averages."""
+        pairs = zip(model.buffers(), self.ema.buffers(), strict=True)
+        averaged = [pair for pair in pairs if pair[1].dtype.is_floating_point]
+        return [buffer for buffer, _ in averaged], [average for _, average in averaged]
+
+
+def _finite(buffers: list[Tensor], averages: list[Tensor]) -> list[Tensor]:
+    """Return the buffers with what isn't finite replaced by the averages.
+
+    A step that was skipped may have left its mark on BatchNorm's statistics. There are two small
+    buffers a layer, so all are looked at as one: on CUDA the number of calls is what takes time.
+    """
+    if not buffers:
+        return []
+    new, old = (torch.cat([part.flatten() for part in parts]) for parts in (buffers, averages))
+    kept = torch.where(torch.isfinite(new), new, old).split([part.numel() for part in buffers])
+    return [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)]

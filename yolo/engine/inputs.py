@@ -149,6 +149,7 @@ def train_loader(trainer: TrainerParts) -> TrainLoader:
         stride=max(trainer.model.stride),
         sampler=config.sampler,
         pin_memory=trainer.device.type == "cuda",
+        paint=config.augment_on == "cpu",
         extras=extras(config, trainer.spec, trainer.data),
         rank=trainer.ranks.rank,
         world=trainer.ranks.world,

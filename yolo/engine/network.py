@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint
-from yolo.errors import CheckpointError, ConfigError, ModelError
+from yolo.engine.words import check_names
+from yolo.errors import CheckpointError, ConfigError, ModelError, nearest
 from yolo.nn.parse import parse_model
 
 if TYPE_CHECKING:
@@ -46,12 +47,18 @@ def build_model(trainer: TrainerParts) -> tuple[BaseModel, list[str]]:
     config: TrainConfig = trainer.args
     names = class_names(config, trainer.data)
     network = {k: v for k, v in trainer.network.items() if k != "names"}
-    built: BaseModel = trainer.spec.model(network, ch=trainer.data.channels, nc=len(names))
-    built.names = names
     weights, known, origin = trainer.initial_weights, trainer.network.get("names"), config.model
     if isinstance(config.pretrained, (str, Path)) and trainer.resumed_from is None:
         saved = load_checkpoint(config.pretrained)
         weights, known, origin = saved.weights, saved.names, config.pretrained
+        if "words" in saved.network and "words" not in network:
+            words = {"names": known, "words": saved.network["words"]}
+            trainer.network = {**trainer.network, **words}
+    elif weights is not None and known and {*known.values()} < {*names.values()}:
+        with torch.random.fork_rng(devices=[]):
+            network |= _keys_for(trainer.spec.model(trainer.network), len(names))
+    built: BaseModel = trainer.spec.model(network, ch=trainer.data.channels, nc=len(names))
+    built.names = names
     if weights is not None:
         trainer.progress.line(take_weights(built, weights, str(origin), known))
     frozen = frozen_modules(built, config.freeze)
@@ -162,6 +169,64 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
+def with_classes(model: BaseModel, names: Any) -> BaseModel:
+    """Build a network again, for further classes: what it says of those it has stays, bit for bit.
+
+    New classes come last. Their rows start at nought, at the bias that a fresh head has, so that
+    they score alike everywhere, and low, until they are trained.
+
+    Args:
+        model: the network.
+        names: of the new classes.
+
+    Raises:
+        ModelError: if a name is empty, there twice or known already; if there are no rows of
+            classes; or if the head's other weights depend on their number.
+    """
+    new, known = check_names(names), [*model.names.values()]
+    twice = [name for name in new if name in known]
+    if twice:
+        raise ModelError(f"expected names of new classes, the network knows {twice[0]!r} already")
+    count = len(known) + len(new)
+    keys = _keys_for(model, count)
+    if not keys:
+        raise ModelError(
+            f"{type(model.head).__name__} has no rows of classes to add to, or no `keys_for` as "
+            "`Detect` has; a network of words takes set_classes(names, embeddings)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        built = type(model)({**model.yaml, **keys}, nc=count)
+    built.names = known + new
+    own, weights = built.state_dict(), dict(model.state_dict())
+    for key in _class_rows(built):
+        prior, old = own[key].ndim == 1 and hasattr(built.head, "init_bias"), weights[key]
+        rows = own[key][len(known) :].to(old.device)
+        if old.shape[1:] == rows.shape[1:]:
+            weights[key] = torch.cat((old, rows if prior else torch.zeros_like(rows)))
+    try:
+        _check_fit(own, weights)
+    except ModelError as error:
+        raise ModelError(
+            f"{type(model.head).__name__}: its weights depend on the number of classes; let it "
+            f"take the network's keys {', '.join(keys)}, as `Detect` does ({error})"
+        ) from None
+    built.load_state_dict(weights)
+    return built.to(next(model.parameters()).device).train(model.training)
+
+
+def _keys_for(model: BaseModel, count: int) -> dict[str, Any]:
+    """Return the keys by which a description of more classes keeps this network's outputs."""
+    head: Any = model.head
+    return head.keys_for(count) if _class_rows(model) and hasattr(head, "keys_for") else {}
+
+
+def _class_rows(built: BaseModel) -> list[str]:
+    """Return the names of the weights that have a row for each class."""
+    layers: Any = getattr(built.head, "class_layers", ())
+    known = {id(module): name for name, module in built.named_modules()}
+    return [f"{known[id(m)]}.{leaf}" for m in layers for leaf, _ in m.named_parameters()]
+
+
 def _move_class_rows(
     built: BaseModel, given: dict[str, Tensor], names: Mapping[int, str]
 ) -> list[str]:
@@ -169,9 +234,7 @@ def _move_class_rows(
     places = {name: i for i, name in names.items()}
     pairs = [(i, places[name]) for i, name in built.names.items() if name in places]
     own = built.state_dict()
-    layers: Any = getattr(built.head, "class_layers", ())
-    known = {id(module): name for name, module in built.named_modules()}
-    for key in [f"{known[id(m)]}.{leaf}" for m in layers for leaf, _ in m.named_parameters()]:
+    for key in _class_rows(built):
         old = given.get(key)
         if old is None or old.shape[1:] != own[key].shape[1:] or len(old) != len(names):
             continue
@@ -203,21 +266,51 @@ def frozen_modules(built: Any, freeze: Any) -> list[str]:
         wanted: Sequence[Any] = range(freeze)
     else:
         wanted = [freeze] if isinstance(freeze, str) else freeze
+    return [name for item in wanted for name in _modules(built, item, f"freeze={freeze!r}")]
+
+
+def rate_factors(built: Any, layer_lr: Any) -> dict[nn.Parameter, float]:
+    """Turn `layer_lr` into factors of learning rates.
+
+    Args:
+        built: a network made of `model.0`, `model.1`, ...
+        layer_lr: {layers: factor}, layers as `freeze` names them; where several apply, the last
+            one counts. Or a number: a layer has it to the power of the layers that follow.
+
+    Returns:
+        Factors by parameter; those that are left out keep the rate.
+
+    Raises:
+        ConfigError: if nothing has the name.
+    """
+    if layer_lr is None:
+        return {}
+    if not isinstance(layer_lr, Mapping):
+        last = len(built.model) - 1
+        return rate_factors(built, {i: layer_lr ** (last - i) for i in range(last + 1)})
+    return {
+        parameter: factor
+        for item, factor in layer_lr.items()
+        for name in _modules(built, item, f"layer_lr={layer_lr!r}")
+        for parameter in built.get_submodule(name).parameters()
+    }
+
+
+def _modules(built: Any, item: int | str, option: str) -> list[str]:
+    """Return the names of the modules that an index, a part or a pattern stands for."""
     layers = [f"model.{i}" for i in range(len(built.model))]
     first = len(built.yaml["backbone"])
     parts = {"backbone": layers[:first], "neck": layers[first:-1], "head": layers[-1:]}
     known = [name for name, _ in built.named_modules() if name]
-    names: list[str] = []
-    for item in wanted:
-        pattern = f"model.{item}" if isinstance(item, int) else str(item)
-        found = parts.get(pattern) or fnmatch.filter(known, pattern)
-        if not found:
-            raise ConfigError(
-                f"freeze={freeze!r}: the network has no module {pattern!r}; it has model.0 to "
-                f"{layers[-1]} and the parts {', '.join(parts)}"
-            )
-        names += found
-    return names
+    pattern = f"model.{item}" if isinstance(item, int) else item
+    found = parts.get(pattern) or fnmatch.filter(known, pattern)
+    if not found:
+        text = (
+            f"{option}: the network has no module {pattern!r}; it has model.0 to {layers[-1]} "
+            f"and the parts {', '.join(parts)}. {nearest(pattern, [*parts, *known])}"
+        )
+        raise ConfigError(text.rstrip())
+    return found
 
 
 def set_train_mode(built: nn.Module, frozen: Sequence[str]) -> None:

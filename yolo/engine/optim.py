@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -86,9 +87,17 @@ def choose_optimizer(iterations: int, num_classes: int, fresh: bool) -> Optimize
 
 
 def build_optimizer(
-    model: nn.Module, name: str, *, lr: float, momentum: float, weight_decay: float
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    factors: Mapping[nn.Parameter, float] = MappingProxyType({}),
 ) -> Optimizer:
-    """Build an optimizer with one parameter group for each of `GROUPS`.
+    """Build an optimizer with one parameter group for each of `GROUPS`, and each factor of rates.
+
+    The groups at the plain rates come first, even those that `factors` has left empty.
 
     Args:
         model: whose parameters are optimized.
@@ -96,6 +105,7 @@ def build_optimizer(
         lr: learning rate.
         momentum: SGD's and RMSProp's momentum, the Adam family's first beta.
         weight_decay: for the `weight` group alone.
+        factors: what the rates of some parameters are multiplied by.
 
     Raises:
         ConfigError: if the name is unknown.
@@ -117,15 +127,15 @@ def build_optimizer(
     if key in _FUSED and next(model.parameters()).device.type in {"cpu", "cuda"}:
         options["fused"] = True
     split = split_parameters(model)
-    groups = [
-        {
-            "params": [parameter for _, parameter in split[group]],
-            "weight_decay": weight_decay if group == "weight" else 0.0,
-            "name": group,
-        }
-        for group in GROUPS
-    ]
-    return OPTIMIZERS[key]([g for g in groups if g["params"]], **options)
+    groups: list[dict[str, Any]] = []
+    for factor in (1.0, *sorted({*factors.values()} - {1.0})):
+        for group in GROUPS:
+            chosen = [p for _, p in split[group] if factors.get(p, 1.0) == factor]
+            if chosen or (factor == 1 and split[group]):
+                decay = weight_decay if group == "weight" else 0.0
+                own = {"name": group, "factor": factor, "lr": lr * factor, "weight_decay": decay}
+                groups.append({"params": chosen, **own})
+    return OPTIMIZERS[key](groups, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,8 @@ class Schedule:
 def apply_rates(optimizer: Optimizer, rates: Rates) -> None:
     """Write `rates` into the optimizer's groups."""
     for group in optimizer.param_groups:
-        group["lr"] = rates.lr_bias if group.get("name") == "bias" else rates.lr
+        rate = rates.lr_bias if group.get("name") == "bias" else rates.lr
+        group["lr"] = rate * group.get("factor", 1.0)
         if "betas" in group:
             group["betas"] = (rates.momentum, group["betas"][1])
         elif "momentum" in group:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,12 @@ def log_start(trainer: Trainer) -> None:
         f"optimizer {chosen['optimizer']}, lr0 {chosen['lr0']:g}, "
         f"momentum {chosen['momentum']:g}{why}; results go to {trainer.save_dir}"
     )
+    if trainer.args.layer_lr is not None:
+        sizes: Counter[float] = Counter()
+        for group in trainer.optimizer.param_groups:
+            sizes[group.get("factor", 1.0)] += len(group["params"])
+        shares = (f"{size} at {factor:g}" for factor, size in sorted(sizes.items()) if size)
+        line(f"layer_lr: weights at a share of these rates: {', '.join(shares)}")
 
 
 def log_epoch(trainer: Trainer, row: dict[str, float]) -> None:
@@ -141,7 +148,7 @@ def picture_batch(trainer: Trainer, batch: Batch) -> None:
     """Draw a training batch as train_batch<N>.jpg."""
     sheet.save_batch(
         trainer.save_dir / f"train_batch{trainer.iteration}.jpg",
-        batch.images.numpy(),
+        batch.to("cpu").images.numpy(),
         [trainer.validator.label_marks(batch, i) for i in range(len(batch))],
         trainer.model.names,
         batch.paths,

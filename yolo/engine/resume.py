@@ -29,10 +29,10 @@ LOGGER = logging.getLogger(__name__)
 
 MAY_CHANGE = frozenset(
     {
-        "epochs", "imgsz", "batch", "device", "close_mosaic", "augmentations", "save_period",
-        "save_every", "workers", "cache", "cache_dir", "patience", "time", "freeze", "val",
-        "val_every", "plots", "verbose", "profile", "compile", "channels_last", "plugins", "resume",
-        "model", "data", "task", "exist_ok", "teacher",
+        "epochs", "imgsz", "batch", "device", "close_mosaic", "augmentations", "augment_on",
+        "save_period", "save_every", "workers", "cache", "cache_dir", "patience", "time", "freeze",
+        "val", "val_every", "plots", "verbose", "profile", "compile", "channels_last", "plugins",
+        "resume", "model", "data", "task", "exist_ok", "teacher",
     }
 )  # fmt: skip
 """Options that may differ when a run is resumed."""

@@ -102,6 +102,8 @@ def reproducible(seed: int, deterministic: bool) -> Iterator[None]:
         deterministic: ask torch for deterministic kernels (a warning where there is none).
     """
     before = generator_states()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     was = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     random.seed(seed)
@@ -109,9 +111,12 @@ def reproducible(seed: int, deterministic: bool) -> Iterator[None]:
     torch.manual_seed(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # A pass over the memory of every result, before it is written: nothing reads it there.
+        memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        memory.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(was, warn_only=warn)
         restore_generators(before)
 

@@ -24,6 +24,7 @@ from yolo.data.workers import lost_worker_told
 from yolo.engine import build, distill, inputs, network, record, resume
 from yolo.engine.checkpoint import Checkpoint, load_checkpoint, plain, save_checkpoint
 from yolo.engine.events import Callbacks
+from yolo.engine.feed import feed
 from yolo.engine.idle_terms import IdleTerms
 from yolo.engine.interrupt import Interrupted, InterruptGuard, leave
 from yolo.engine.late import DivergedError, FiniteGuard, LateReader
@@ -150,7 +151,7 @@ class Trainer(TrainerParts):
         self.learner = self.build_learner()
         self.step_model: Any = self.ranks.wrap(self.learner, self.device, self.args.sync_bn)
         if self.args.compile and self.learner is self.model:
-            self.step_model = torch.compile(self.step_model)
+            self.step_model = build.compiled(self.step_model, self.args.compile)
         self.ema = self.build_ema()
         self.imgsz = inputs.input_size(self.args.imgsz, self.model.stride)
         self.amp_dtype = autocast_dtype(self.args.amp, self.device)
@@ -211,7 +212,7 @@ class Trainer(TrainerParts):
         mixing = self.epoch < close_epoch(self.epochs, self.args.close_mosaic)
         batches = self.train_loader.epoch(self.epoch, self.batch_i, mixing)
         left = len(self.train_loader) - self.batch_i
-        batches = self.profiler.batches(batches)
+        batches = self.profiler.batches(feed(batches, self.device))
         for batch in self.progress.bar(batches, left, self.describe):
             self.fire("on_train_batch_start")
             if self.plots and self.iteration < 3 and self.resumed_from is None:
@@ -377,8 +378,9 @@ class Trainer(TrainerParts):
 
     @property
     def lr(self) -> dict[str, float]:
-        """Learning rates by group, as in the columns of results.csv."""
-        return {f"lr/pg{i}": g["lr"] for i, g in enumerate(self.optimizer.param_groups)}
+        """Learning rates by group, as in the columns of results.csv; `layer_lr` has shares."""
+        plain = [g for g in self.optimizer.param_groups if g.get("factor", 1.0) == 1.0]
+        return {f"lr/pg{i}": group["lr"] for i, group in enumerate(plain)}
 
     @property
     def world_size(self) -> int:

@@ -3,7 +3,8 @@
 
 Shape letters: B batch, A anchor points, n gt slots (padded), C classes, k gt slots of one chunk.
 
-All shapes are static and nothing is copied to the host, so a CUDA step never waits. Work over the
+All shapes are static and nothing is copied to the host, so a CUDA step never waits; on the CPU,
+where there is nothing to wait for, only pairs that can match may be looked at. Work over the
 B x n x A pairs goes in chunks of gt slots, because lists of candidates don't depend on each other:
 a crowd of 5,000 objects needs no more memory than a chunk and gives the same numbers.
 """
@@ -21,6 +22,9 @@ from yolo.errors import ConfigError
 from yolo.nn import rotated
 from yolo.nn.boxes import ciou, iou, points_in_boxes
 from yolo.registry import Registry
+
+HOST = {"cpu"}
+"""Device types whose values can be asked for without waiting."""
 
 PAIRS_PER_CHUNK = {"cpu": 2**19, "cuda": 2**24}
 """Object-anchor pairs worked on at once: on the CPU few enough for its cache (about ten float32
@@ -175,126 +179,9 @@ class RotatedBoxes(UprightBoxes):
         return torch.cat((points_px, sides, sides, torch.zeros_like(sides)), 1)
 
 
-@ASSIGNERS.register("task_aligned")
-class TaskAlignedAssigner(UprightBoxes):
-    """Task alignment learning: anchors that classify and localise an object well learn it.
-
-    Each object lists the `topk` anchors inside its box with the largest score^alpha * CIoU^beta;
-    an anchor on several lists goes to the object it overlaps most. Soft targets are the alignment,
-    scaled so that an object's best anchor gets the object's best overlap.
-
-    Objects smaller than a stride get no special treatment (the classic rule; a newer build of the
-    peer widens them). Anchors inside a box whose alignment is exactly 0 come before anchors
-    outside it, so an object has foreground wherever an anchor lies inside it.
-
-    Args:
-        topk: anchors an object may list.
-        alpha: exponent of the class score.
-        beta: exponent of the overlap.
-        pairs_per_chunk: pairs of object and anchor worked on at once, over the whole batch;
-            None takes PAIRS_PER_CHUNK of the device.
-
-    Source: Feng et al., TOOD, arXiv:2108.07755, section 3.2.
-    """
-
-    def __init__(
-        self,
-        topk: int = 10,
-        alpha: float = 0.5,
-        beta: float = 6.0,
-        pairs_per_chunk: int | None = None,
-    ) -> None:
-        if topk < 1:
-            raise ConfigError(f"assigner 'task_aligned': topk must be at least 1, got {topk}")
-        self.topk = topk
-        self.alpha = alpha
-        self.beta = beta
-        self.pairs_per_chunk = pairs_per_chunk
-
-    def max_positives(self, num_gt: int, num_anchors: int) -> int:
-        """Return the most foreground anchors that one image can have."""
-        return min(num_gt * self.topk, num_anchors)
-
-    @torch.no_grad()
-    def __call__(
-        self,
-        pred_scores: Tensor,
-        pred_boxes: Tensor,
-        points_px: Tensor,
-        gt_labels: Tensor,
-        gt_boxes: Tensor,
-        gt_mask: Tensor,
-        *,
-        from_logits: bool = False,
-        strides_px: Tensor | None = None,
-        levels: Sequence[float] = (),
-    ) -> Assignment:
-        """Assign as `Assigner.__call__` says."""
-        num_classes = pred_scores.shape[2]
-        if gt_boxes.shape[1] == 0:
-            return all_background(pred_scores, pred_boxes)
-
-        def read(scores: Tensor) -> Tensor:
-            return _power(scores.sigmoid() if from_logits else scores, self.alpha)
-
-        scores = pred_scores.transpose(1, 2)  # (B, C, A): a class of an image is one row
-        fg_mask, gt_idx = self._match(
-            scores, read, pred_boxes, points_px, gt_labels, gt_boxes, gt_mask
-        )
-        labels = gt_labels.gather(1, gt_idx)
-        boxes = gt_boxes.gather(1, gt_idx[..., None].expand(-1, -1, gt_boxes.shape[2]))
-        overlap = self.alikeness(boxes, pred_boxes) * fg_mask
-        score = read(scores.gather(1, labels[:, None]).squeeze(1))
-        alignment = score * _power(overlap, self.beta)
-        quality = alignment * _peak_ratio(overlap, alignment, gt_idx, gt_boxes.shape[1])
-        return Assignment(labels, boxes, fg_mask, gt_idx, quality, num_classes)
-
-    def _match(
-        self,
-        scores: Tensor,
-        read: Callable[[Tensor], Tensor],
-        pred_boxes: Tensor,
-        points_px: Tensor,
-        gt_labels: Tensor,
-        gt_boxes: Tensor,
-        gt_mask: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Return (B, A) foreground and gt slot; `read` turns stored scores into score^alpha."""
-        batch = len(gt_labels)
-        anchors = points_px.shape[0]
-        device = gt_boxes.device
-        images = torch.arange(batch, device=device)[:, None]
-        # One flat index: one-dimensional integer scatter is deterministic on every device.
-        lists = torch.zeros(batch * anchors, dtype=torch.int64, device=device)
-        lister = torch.zeros_like(lists)
-        best_overlap = pred_boxes.new_full((batch, anchors), -1.0)
-        best_gt = torch.zeros((batch, anchors), dtype=torch.int64, device=device)
-        for part in chunks(gt_boxes, points_px, self.pairs_per_chunk):
-            outside = self.contains(gt_boxes[:, part], points_px)
-            outside.logical_and_(gt_mask[:, part, None]).logical_not_()
-            overlap = self.alikeness(gt_boxes[:, part, None], pred_boxes[:, None])
-            alignment = read(scores[images, gt_labels[:, part]]) * _power(overlap, self.beta)
-            alignment.masked_fill_(outside, -1.0)
-            overlap.masked_fill_(outside, -1.0)
-
-            value, place = alignment.topk(min(self.topk, anchors), dim=2, sorted=False)
-            listed = (value >= 0).long()
-            slots = torch.arange(part.start, part.start + listed.shape[1], device=device)[:, None]
-            place = (place + images[..., None] * anchors).flatten()
-            lists.scatter_add_(0, place, listed.flatten())
-            lister.scatter_add_(0, place, (listed * slots).flatten())
-
-            most, slot = overlap.max(dim=1)
-            best_gt = torch.where(most > best_overlap, slot + part.start, best_gt)
-            best_overlap = torch.maximum(best_overlap, most)
-        lists, lister = lists.view(batch, anchors), lister.view(batch, anchors)
-        # On one list, the sum of listing slots is that slot; on none it is 0.
-        return lists > 0, torch.where(lists > 1, best_gt, lister)
-
-
-@ROTATED_ASSIGNERS.register("task_aligned")
-class RotatedTaskAlignedAssigner(RotatedBoxes, TaskAlignedAssigner):
-    """The same for boxes_xywhr, by their probabilistic IoU."""
+def on_host(tensor: Tensor) -> bool:
+    """Tell whether shapes may depend on the values of `tensor`, since nobody waits for them."""
+    return tensor.device.type in HOST
 
 
 def chunks(gt_boxes: Tensor, points_px: Tensor, pairs: int | None) -> Iterator[slice]:
@@ -340,23 +227,3 @@ def all_background(pred_scores: Tensor, pred_boxes: Tensor) -> Assignment:
         quality=zeros.to(pred_scores.dtype),
         num_classes=num_classes,
     )
-
-
-def _peak_ratio(overlap: Tensor, alignment: Tensor, gt_idx: Tensor, num_gt: int) -> Tensor:
-    """Return (B, A): the object's best overlap over its best alignment, both of its positives."""
-    zeros = overlap.new_zeros(overlap.shape[0], num_gt)
-    top_overlap = zeros.scatter_reduce(1, gt_idx, overlap, "amax")
-    top_alignment = zeros.scatter_reduce(1, gt_idx, alignment, "amax")
-    return (top_overlap / (top_alignment + 1e-9)).gather(1, gt_idx)
-
-
-def _power(base: Tensor, exponent: float) -> Tensor:
-    """Raise to a power; the usual exponents by multiplication, several times faster than pow."""
-    if exponent == 1:
-        return base
-    if exponent == 0.5:
-        return base.sqrt()
-    if exponent == 6:
-        cube = base * base * base
-        return cube * cube
-    return base.pow(exponent)

@@ -8,13 +8,16 @@ Shapes: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from yolo.nn.layer import concat_channels, conv_like, layer, same_channels
+from yolo.nn.layer import BuildContext, concat_channels, conv_like, layer, same_channels
 
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.03
@@ -168,6 +171,63 @@ class Concat(nn.Module):
     def forward(self, x: Sequence[Tensor]) -> Tensor:
         """Join maps that agree in every other axis."""
         return torch.cat(tuple(x), self.dim)
+
+
+class PiecewiseConv2d(nn.Conv2d):
+    """A 1x1 convolution whose outputs are computed piece by piece.
+
+    A library sums in an order that depends on the number of outputs; so the last bits of those that
+    were there first would change when others are added.
+
+    Args:
+        c_in: channels of the input.
+        pieces: channels of the output that are computed together, in their order.
+    """
+
+    def __init__(self, c_in: int, pieces: Sequence[int]) -> None:
+        super().__init__(c_in, sum(pieces), 1)
+        self.pieces = tuple(pieces)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, c_in, H, W) to (B, sum of pieces, H, W)."""
+        return _piecewise(F.conv2d, self, input)
+
+
+class PiecewiseLinear(nn.Linear):
+    """A linear layer of the same kind as `PiecewiseConv2d`.
+
+    Args:
+        c_in: numbers of the input.
+        pieces: numbers of the output that are computed together, in their order.
+    """
+
+    def __init__(self, c_in: int, pieces: Sequence[int]) -> None:
+        super().__init__(c_in, sum(pieces))
+        self.pieces = tuple(pieces)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, c_in) to (B, sum of pieces)."""
+        return _piecewise(F.linear, self, input)
+
+
+def _piecewise(
+    compute: Callable[..., Tensor], layer: PiecewiseConv2d | PiecewiseLinear, x: Tensor
+) -> Tensor:
+    weight: Tensor = layer.weight
+    bias: Any = layer.bias
+    ends = pairwise((0, *accumulate(layer.pieces)))  # slices, since exporters fold those
+    return torch.cat([compute(x, weight[a:b], bias[a:b]) for a, b in ends], 1)
+
+
+def class_pieces(ctx: BuildContext) -> tuple[int, ...]:
+    """Return the numbers of classes that were added at a time, by the network's `class_pieces`.
+
+    Where that isn't of the network's number of classes (any more), they are one piece.
+    """
+    given = ctx.options.get("class_pieces")
+    counts = tuple(given) if isinstance(given, (list, tuple)) else ()
+    fits = all(type(n) is int and n > 0 for n in counts) and sum(counts) == ctx.num_classes
+    return counts if fits else (ctx.num_classes,)
 
 
 # Torch's own modules that network files use, under the names they have there.

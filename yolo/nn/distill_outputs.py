@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning from a teacher's outputs: class logits, distributions over distances, shallow exits.
+"""Learning from a teacher's outputs: classes, distances, masks, keypoints, angles, shallow exits.
 
-Shape letters: B batch, A anchor points, C classes, R bins a side, H W cells of a map.
+Shape letters: B batch, A anchor points, C classes, R bins a side, H W cells of a map, N prototypes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -18,6 +18,48 @@ from yolo.nn.conv import Conv
 from yolo.nn.distill import DISTILLERS, Distiller, Exits, Terms, View, divergence, positive
 
 
+def unlike_masks(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Squared difference of mask logits over the map, as a share of the teacher's mean square.
+
+    The share counts from a mean square of 1 on. Both networks may have prototypes of their own, of
+    any number: since masks are linear in them, the sums over the map are products of (N, N).
+
+    Args:
+        own: `mask_coefficient` (B, N, A) and `proto` (B, N, H, W).
+        wanted: the teacher's.
+
+    Returns:
+        (B, A) float32, >= 0.
+    """
+    with torch.autocast(own["proto"].device.type, enabled=False):
+        c, d = (raw["mask_coefficient"].float() for raw in (own, wanted))
+        p, q = (raw["proto"].float().flatten(2) for raw in (own, wanted))
+        p, q = p / p.shape[2] ** 0.5, q / q.shape[2] ** 0.5
+        mine = (c * (p @ p.mT @ c)).sum(1)
+        both = (c * (p @ q.mT @ d)).sum(1)
+        theirs = (d * (q @ q.mT @ d)).sum(1)
+    return (mine - 2 * both + theirs).clamp(min=0) / theirs.clamp(min=1)
+
+
+def unlike_keypoints(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Mean smooth L1 distance (B, A) of raw `kpts` (B, K*D, A): half cells, visibility logits."""
+    pair = own["kpts"].float(), wanted["kpts"].float()
+    return F.smooth_l1_loss(*pair, reduction="none").mean(1)
+
+
+def unlike_angles(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Twice the squared sine (B, A) of the difference of `angle` (B, 1, A), radians; 0..2."""
+    return 2 * (own["angle"].float() - wanted["angle"].float())[:, 0].sin().square()
+
+
+FURTHER: Mapping[str, tuple[str, Callable[..., Tensor]]] = {
+    "mask_coefficient": ("mask", unlike_masks),
+    "kpts": ("kpt", unlike_keypoints),
+    "angle": ("angle", unlike_angles),
+}
+"""By the output that a head has at each anchor point: the term, and how two of them differ."""
+
+
 @DISTILLERS.register("logit")
 class Outputs(Distiller):
     """Let the student say what the teacher says.
@@ -25,8 +67,9 @@ class Outputs(Distiller):
     A head with one answer an image (`logits`) learns the teacher's softened softmax. A head with
     scores at anchor points has an independent sigmoid a class, so each is a distribution over yes
     and no, and is learned as such; its `boxes`, where they are distributions over bins, are learned
-    side by side, weighted by how sure the teacher is of anything there. Both are divided by the sum
-    of that certainty over the image, as the terms of the labels are by the sum of their quality.
+    side by side, weighted by how sure the teacher is of anything there; so are masks, keypoints and
+    angles, where the head gives them. All are divided by the sum of that certainty over the image,
+    as the terms of the labels are by the sum of their quality.
 
     Args:
         student: view of one image.
@@ -35,9 +78,11 @@ class Outputs(Distiller):
         box_tau: temperature of the bins.
         cls: gain of the classes; None takes 1 for a softmax, 0.5 for sigmoids.
         ld: gain of the bins.
+        further: gain of masks, keypoints and angles.
 
     Raises:
-        ConfigError: if the head has neither kind of output, or other bins than the teacher's.
+        ConfigError: if the head has neither kind of output, or other bins or keypoints than the
+            teacher's.
 
     Source: Hinton et al., arXiv:1503.02531, section 2; Yang et al., Bridging Cross-task Protocol
     Inconsistency for Distillation in Dense Object Detection, ICCV 2023, arXiv:2308.14286 (a binary
@@ -56,6 +101,7 @@ class Outputs(Distiller):
         box_tau: float = 10.0,
         cls: float | None = None,
         ld: float = 1.5,
+        further: float = 1.0,
     ) -> None:
         super().__init__(student, teacher)
         self.whole = "logits" in student.raw
@@ -78,9 +124,19 @@ class Outputs(Distiller):
         self.bins = sides[0] // 4
         if self.bins > 1:
             self.names = (*self.names, "ld")
+        self.further = [FURTHER[key] for key in FURTHER if key in student.raw]
+        for name, _ in self.further:
+            self.names = (*self.names, name)
+            self.gains[name] = further
+        points = [view.raw["kpts"].shape[1] for view in (student, teacher) if "kpts" in view.raw]
+        if len({*points}) > 1:
+            raise ConfigError(
+                f"distill: the network gives {points[0]} numbers of keypoints, the teacher "
+                f"{points[1]}; take a teacher with the same, or a distiller of features, as cwd"
+            )
 
     def forward(self, student: View, teacher: View, noise: torch.Generator) -> Terms:
-        """Return the terms `kd` and, with bins, `ld`, times their gains."""
+        """Return `kd`, with bins `ld`, and what else the head gives, times their gains."""
         if self.whole:
             found = divergence(student.raw["logits"], teacher.raw["logits"], self.tau)
             return {"kd": found * self.gains["kd"]}
@@ -95,6 +151,8 @@ class Outputs(Distiller):
             )
             sides = divergence(own, wanted, self.box_tau).mean(2)
             terms["ld"] = (sides * sure).sum(1) / total
+        for name, unlike in self.further:
+            terms[name] = (unlike(student.raw, teacher.raw) * sure).sum(1) / total
         return {name: value * self.gains[name] for name, value in terms.items()}
 
 
@@ -146,8 +204,11 @@ class Self(Outputs):
         box_tau: float = 10.0,
         cls: float | None = None,
         ld: float = 1.5,
+        further: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, tau=tau, box_tau=box_tau, cls=cls, ld=ld)
+        super().__init__(
+            student, teacher, tau=tau, box_tau=box_tau, cls=cls, ld=ld, further=further
+        )
         if exits and not self.whole:
             raise ConfigError(
                 f"distill: exits={exits} needs a head with one answer an image; leave exits out"

@@ -49,10 +49,6 @@ class Targets:
         """Return a copy on `device`."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> Targets:
-        """Return a copy in page-locked memory, for copies that don't block."""
-        return self.map(lambda tensor: tensor.pin_memory())
-
 
 @dataclass(frozen=True, slots=True)
 class LossReport:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo.cfg.load import MAX_CLASSES
 from yolo.cfg.networks import choose_scale, find_network
 from yolo.errors import CheckpointError, ModelError
 from yolo.nn import info
@@ -257,6 +258,8 @@ def _describe(
     for key, value in (("nc", count), ("ch", channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ModelError(f"{source}: expected {key} as a whole number >= 1, got {value!r}")
+    if count > MAX_CLASSES:
+        raise ModelError(f"{source}: expected nc as at most {MAX_CLASSES}, got {count}")
     if count != yaml.get("nc", count):
         _LOG.debug("%s: nc %s becomes %s", source, yaml["nc"], count)
         yaml.pop("names", None)

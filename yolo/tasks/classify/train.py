@@ -23,7 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = (
     "rect", "degrees", "translate", "shear", "perspective", "bgr", "mosaic", "mixup", "cutmix",
-    "copy_paste",
+    "copy_paste", "augment_on",
 )  # fmt: skip
 """Options of training that crops of whole images have no use for."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from yolo.errors import ModelError
 from yolo.nn.anchors import points_like
 from yolo.nn.block import DFL
-from yolo.nn.conv import Conv
+from yolo.nn.conv import Conv, PiecewiseConv2d, class_pieces
 from yolo.nn.layer import BuildContext, Plan, layer
 
 
@@ -31,20 +31,30 @@ class Detect(nn.Module):
         nc: number of classes.
         ch: channels of each level, fine to coarse.
         reg_max: bins per box side; 1 means plain distances.
+        class_width: least inner width of the class branches; None: `nc`, at most 100.
+        class_pieces: numbers of classes that are computed together; none: all.
 
     Source: golden/modules.json; Ge et al., YOLOX, arXiv:2107.08430 (decoupled, anchor-free);
     Li et al., arXiv:2006.04388 (distributions over distances).
     """
 
-    def __init__(self, nc: int, ch: Sequence[int], reg_max: int = 16) -> None:
+    def __init__(
+        self,
+        nc: int,
+        ch: Sequence[int],
+        reg_max: int = 16,
+        class_width: int | None = None,
+        class_pieces: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.nc = nc
         self.reg_max = reg_max
+        self.class_width = class_width or min(nc, 100)
+        self.class_pieces = tuple(class_pieces) or (nc,)
         self.stride: tuple[int, ...] = ()
         box_width = max(16, ch[0] // 4, 4 * reg_max)
-        class_width = max(ch[0], min(nc, 100))
         self.cv2 = self.branches(ch, box_width, 4 * reg_max)
-        self.cv3 = self.branches(ch, class_width, nc)
+        self.cv3 = self.branches(ch, max(ch[0], self.class_width), *self.class_pieces)
         self.dfl: nn.Module = DFL(reg_max) if reg_max > 1 else nn.Identity()
 
     @property
@@ -54,17 +64,20 @@ class Detect(nn.Module):
 
     @classmethod
     def plan(cls, args: Sequence[Any], ctx: BuildContext) -> Plan:
-        """Plan a row ``[levels, 1, Detect, [nc]]``; `reg_max` is a key of the network.
+        """Plan a row ``[levels, 1, Detect, [nc]]``; others are keys of the network.
 
         Raises:
-            ModelError: if the class count isn't the network's, or `reg_max` no whole number >= 1.
+            ModelError: if the class count isn't the network's, or a key no whole number >= 1.
         """
         return Plan({**cls.head_options(args, ctx), "ch": ctx.in_channels}, 0)
 
     @classmethod
     def head_options(cls, args: Sequence[Any], ctx: BuildContext) -> dict[str, Any]:
         """Give the constructor's arguments beside `ch`; heads that extend this one add theirs."""
-        options = {"nc": ctx.num_classes, "reg_max": ctx.options.get("reg_max", 16)}
+        options: dict[str, Any] = {"nc": ctx.num_classes, "reg_max": ctx.options.get("reg_max", 16)}
+        if "class_width" in ctx.options:
+            options["class_width"] = ctx.options["class_width"]
+        pieces = class_pieces(ctx)
         if args and args[0] != ctx.num_classes:
             raise ModelError(
                 f"expected nc as the network has it, {ctx.num_classes}, got {args[0]!r}; write nc"
@@ -72,13 +85,25 @@ class Detect(nn.Module):
         for key, value in options.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ModelError(f"expected {key} as a whole number >= 1, got {value!r}")
-        return options
+        return options | ({"class_pieces": pieces} if len(pieces) > 1 else {})
+
+    def keys_for(self, count: int) -> dict[str, Any]:
+        """Return the network's keys that keep these class branches when there are `count` classes.
+
+        They have the same width, and the new outputs stand beside those that were there.
+        """
+        pieces = [*self.class_pieces, count - sum(self.class_pieces)]
+        return {"class_width": self.class_width, "class_pieces": pieces}
 
     @staticmethod
-    def branches(ch: Sequence[int], width: int, out: int) -> nn.ModuleList:
-        """Make one branch per level, `width` channels inside and `out` at the end."""
+    def branches(ch: Sequence[int], width: int, *out: int) -> nn.ModuleList:
+        """Make one branch per level, `width` channels inside and `out` at the end, by pieces."""
         return nn.ModuleList(
-            nn.Sequential(Conv(c, width, 3), Conv(width, width, 3), nn.Conv2d(width, out, 1))
+            nn.Sequential(
+                Conv(c, width, 3),
+                Conv(width, width, 3),
+                nn.Conv2d(width, *out, 1) if len(out) == 1 else PiecewiseConv2d(width, out),
+            )
             for c in ch
         )
 

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo.nn import atss as atss  # registers itself, as does the next
+from yolo.nn import atss as atss  # registers itself, as do the next two
 from yolo.nn import simota as simota
+from yolo.nn import task_aligned as task_aligned
 from yolo.nn.anchors import boxes_to_ltrb, ltrb_to_boxes
-from yolo.nn.assign import ASSIGNERS, Assigner, build_assigner
+from yolo.nn.assign import ASSIGNERS, Assigner, build_assigner, on_host
 from yolo.nn.box_losses import BOX_LOSSES
 from yolo.nn.boxes import points_in_boxes
 from yolo.nn.class_losses import CLASS_LOSSES, SparseTargets
@@ -218,13 +219,13 @@ class DetectionCriterion(nn.Module):
             return sides.mT
         bins = torch.arange(self.reg_max, dtype=sides.dtype, device=sides.device)
         batch, _, places = sides.shape
-        # Along memory, whichever way the head wrote it; and not as a matrix product, which would
-        # round to TF32 where a user allows that.
+        # Along memory, whichever way the head wrote it; and not as a matrix product on a GPU, which
+        # would round to TF32 where a user allows that.
         if sides.is_contiguous():
             by_side = sides.view(batch, 4, self.reg_max, places)
             return (by_side.softmax(2) * bins[:, None]).sum(2).mT
-        by_anchor = sides.mT.reshape(batch, places, 4, self.reg_max)
-        return (by_anchor.softmax(3) * bins).sum(3)
+        by_anchor = sides.mT.reshape(batch, places, 4, self.reg_max).softmax(3)
+        return by_anchor @ bins if on_host(sides) else (by_anchor * bins).sum(3)
 
 
 def gather_anchors(values: Tensor, index: Tensor) -> Tensor:
@@ -238,8 +239,10 @@ def gather_anchors(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _foreground(fg_mask: Tensor, bound: int) -> Tensor:
-    """Return (B, min(bound, A)) distinct anchors that include all foreground ones."""
+    """Return (B, bound or fewer) distinct anchors that include all foreground ones."""
     anchors = fg_mask.shape[1]
+    if on_host(fg_mask):
+        bound = min(bound, max(int(fg_mask.sum(1).max()), 1))
     if bound >= anchors:
         return torch.arange(anchors, device=fg_mask.device).expand(fg_mask.shape[0], -1)
     return fg_mask.float().topk(bound, dim=1, sorted=False).indices

@@ -31,7 +31,7 @@ class WorldDetect(Detect):
         embed: E.
         with_bn: batch normalisation of image embeddings instead of unit length.
         reg_max: bins per box side.
-        class_width: least inner width of the class branches; None: `nc`, at most 100.
+        class_width: as of `Detect`.
 
     Attributes:
         text: (N, E) unit vectors, None until `set_text`. No part of the state dict: the network's
@@ -51,9 +51,8 @@ class WorldDetect(Detect):
         reg_max: int = 16,
         class_width: int | None = None,
     ) -> None:
-        super().__init__(nc, ch, reg_max)
+        super().__init__(nc, ch, reg_max, class_width)
         self.embed = embed
-        self.class_width = class_width or min(nc, 100)
         self.cv3 = self.branches(ch, max(ch[0], self.class_width), embed)
         self.cv4 = nn.ModuleList(
             BNContrastiveHead(embed) if with_bn else ContrastiveHead() for _ in ch
@@ -71,11 +70,7 @@ class WorldDetect(Detect):
         if len(args) > 3:
             raise ModelError(f"expected at most 3 arguments [nc, embed, with_bn], got {args!r}")
         given = dict(zip(("embed", "with_bn"), args[1:], strict=False))
-        return {
-            **super().head_options(args, ctx),
-            **given,
-            "class_width": ctx.options.get("class_width"),
-        }
+        return {**super().head_options(args, ctx), **given}
 
     @property
     def side(self) -> Tensor:

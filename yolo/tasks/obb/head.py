@@ -29,14 +29,14 @@ class OBB(Detect):
     Args:
         nc: number of classes.
         ch: channels of each level, fine to coarse.
-        reg_max: bins per box side; 1 means plain distances.
         ne: extra values, of which there is one, the angle.
+        **options: those of `Detect`.
 
     Source: golden/modules.json.
     """
 
-    def __init__(self, nc: int, ch: Sequence[int], reg_max: int = 16, ne: int = 1) -> None:
-        super().__init__(nc, ch, reg_max)
+    def __init__(self, nc: int, ch: Sequence[int], ne: int = 1, **options: Any) -> None:
+        super().__init__(nc, ch, **options)
         self.ne = ne
         self.cv4 = self.branches(ch, max(ch[0] // 4, ne), ne)
 

@@ -25,16 +25,16 @@ class Pose(Detect):
         nc: number of classes.
         kpt_shape: (K, D); with D = 3 a visibility is predicted, too.
         ch: channels of each level, fine to coarse.
-        reg_max: bins per box side; 1 means plain distances.
+        **options: those of `Detect`.
 
     Source: golden/modules.json; keypoints regressed beside boxes as in Maji et al., YOLO-Pose,
     arXiv:2204.06806, section 3.
     """
 
     def __init__(
-        self, nc: int, kpt_shape: Sequence[int], ch: Sequence[int], reg_max: int = 16
+        self, nc: int, kpt_shape: Sequence[int], ch: Sequence[int], **options: Any
     ) -> None:
-        super().__init__(nc, ch, reg_max)
+        super().__init__(nc, ch, **options)
         self.kpt_shape = (kpt_shape[0], kpt_shape[1])
         numbers = kpt_shape[0] * kpt_shape[1]
         self.cv4 = self.branches(ch, max(ch[0] // 4, numbers), numbers)

@@ -30,15 +30,15 @@ class Segment(Detect):
         ch: channels of each level, fine to coarse.
         nm: number of prototypes.
         npr: inner channels of the prototypes.
-        reg_max: bins per box side.
+        **options: those of `Detect`.
 
     Source: Bolya et al., YOLACT, arXiv:1904.02689, section 3; golden/modules.json.
     """
 
     def __init__(
-        self, nc: int, ch: Sequence[int], nm: int = 32, npr: int = 256, reg_max: int = 16
+        self, nc: int, ch: Sequence[int], nm: int = 32, npr: int = 256, **options: Any
     ) -> None:
-        super().__init__(nc, ch, reg_max)
+        super().__init__(nc, ch, **options)
         self.nm = nm
         self.npr = npr
         self.proto = Proto(ch[0], npr, nm)
