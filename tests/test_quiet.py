@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 import nano
@@ -112,6 +113,7 @@ def run_quietly(folder: Path, code: str, *argv: object) -> Path:
     environment = os.environ | {
         "HOME": UNWRITABLE,
         "TMPDIR": str(places["temporary"]),
+        "MPLCONFIGDIR": matplotlib.get_configdir(),  # as after matplotlib's first time (conftest)
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

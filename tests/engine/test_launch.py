@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 import nano
@@ -36,6 +41,28 @@ def test_a_failing_rank_is_named(network, data, tmp_path):
     model.add_callback("on_train_batch_end", rank_parts.fail)
     with pytest.raises(RankError, match=r"rank 1 of 2 failed: .*the second rank gave up"):
         model.train(data=str(data), **nano.options(tmp_path, "run", ranks=2))
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+def test_ranks_end_with_the_process_that_started_them(network, data, tmp_path):
+    command = [sys.executable, "-m", "yolo", "train", f"model={network}", f"data={data}"]
+    options = nano.options(tmp_path, "run", epochs=1000, ranks=2)
+    child = subprocess.Popen([*command, *(f"{k}={v}" for k, v in options.items())])
+    last = tmp_path / "run" / "weights" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    listed = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    ranks = [Path("/proc", pid) for pid in listed]
+    child.kill()
+    child.wait()
+    assert len(ranks) >= 2
+    deadline = time.monotonic() + 30
+    while any(path.exists() for path in ranks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [path.name for path in ranks if path.exists()]
 
 
 def test_what_cannot_be_sent_is_said_first(network, data, tmp_path):

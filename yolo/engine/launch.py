@@ -7,8 +7,10 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import parent_process
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -92,7 +94,8 @@ def launch(
 def _run(
     modules: list[str], plugins: tuple[str, ...], call: Callable[..., Any], options: dict[str, Any]
 ) -> Any:
-    """Work as a rank."""
+    """Work as a rank, for as long as the process that started it lives."""
+    threading.Thread(target=_leave_after, args=(parent_process(),), daemon=True).start()
     load_plugins(plugins)
     for module in modules:
         importlib.import_module(module)
@@ -103,6 +106,12 @@ def _run(
         logging.getLogger("yolo").setLevel(logging.INFO)
     result = call(**options)
     return result if os.environ["RANK"] == "0" else None
+
+
+def _leave_after(launcher: Any) -> None:
+    """End this process with its launcher: the other ranks wait for half an hour for one another."""
+    launcher.join()
+    os._exit(1)
 
 
 def _last_line(message: str) -> str:
