@@ -89,7 +89,7 @@ def test_refusals_are_told(written, monkeypatch):
 def test_every_task_proves_itself(task, options, tmp_path, tensorrt):
     spec = TASKS[task]
     if options.get("int8"):
-        options = {**options, "data": str(nano.task_data(tmp_path, spec, val=4))}
+        options = {**options, "data": str(nano.task_data(tmp_path, spec, val=64))}
     config = spec.export_config(format="engine", imgsz=64, **options)
     exporter = Exporter(config, spec, exports.network(spec), tmp_path / "tiny")
     exporter.run()

@@ -145,7 +145,7 @@ def test_every_task_proves_itself(task, options, tmp_path):
     if options.get("nms") and not spec.outputs.boxes:
         pytest.skip("has no boxes")
     if options.get("int8"):
-        options = {**options, "data": str(nano.task_data(tmp_path, spec, val=4))}
+        options = {**options, "data": str(nano.task_data(tmp_path, spec, val=64))}
     config = spec.export_config(format="openvino", imgsz=64, **options)
     exporter = Exporter(config, spec, exports.network(spec), tmp_path / "tiny")
     folder = exporter.run()
