@@ -24,14 +24,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.judge import coco_scores, ground_truth, read_rows, top1
 from yolo import YOLO
-from yolo.data.shapes import write_shapes
+from yolo.data.figures import NAMES
+from yolo.data.images import cv2
+from yolo.data.scene import scene
+from yolo.data.shapes import SIZE, write_shapes
 from yolo.machine import machine_facts
 
 Row = dict[str, Any]
 SIDES = ("ours", "peer")
 BATCH = 16
+CUT_OUT = "cut out"
+MARGIN = 0.1  # of a figure's box on each side
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,35 @@ TASKS = {
     "obb": Task("-obb", "corners", {"rotated box": "poly"}),
     "classify": Task("-cls", "classes"),
 }
+SETS = TASKS | {"figures": Task("-cls", CUT_OUT)}
+"""What is compared: the five tasks on `shapes`, and classes of figures that fill their image."""
+
+
+# ---------------------------------------------------------------------- the data
+
+
+def written(folder: Path, kind: str, train: int, val: int) -> Path:
+    """Write the set with labels of a kind, or find it there; return its data.yaml or folder."""
+    if kind != CUT_OUT:
+        return write_shapes(folder, train=train, val=val, kind=kind)
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            name, image = largest_figure(split, index)
+            file = folder / split / name / f"{index:06d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), image)
+    return folder
+
+
+def largest_figure(split: str, index: int) -> tuple[str, np.ndarray]:
+    """Return the class of an image of `shapes`, and the figure cut out that it is the class of."""
+    drawn = scene(0, split, index, SIZE)
+    sides = np.linalg.norm(np.diff(drawn.instances.corners[:, :3], axis=1), axis=2)  # (N, 2)
+    x0, y0, x1, y1 = drawn.instances.boxes[sides.prod(1).argmax()]
+    right, down = MARGIN * (x1 - x0), MARGIN * (y1 - y0)
+    rows = slice(max(int(y0 - down), 0), int(y1 + down) + 1)
+    columns = slice(max(int(x0 - right), 0), int(x1 + right) + 1)
+    return NAMES[drawn.image_class], drawn.image[rows, columns]
 
 
 # ---------------------------------------------------------------------- the two sides
@@ -74,13 +110,13 @@ TASKS = {
 def run_ours(task: str, data: Path, seed: int, out: Path, epochs: int, imgsz: int) -> Row:
     """Train and validate with this library; leaves predictions.json in `out`."""
     start = time.perf_counter()
-    metrics = YOLO(TASKS[task].network).train(
+    metrics = YOLO(SETS[task].network).train(
         data=str(data), epochs=epochs, imgsz=imgsz, batch=BATCH, seed=seed, device="cpu",
         plots=False, project=str(out), name="train", exist_ok=True,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     best = YOLO(metrics.save_dir / "weights" / "best.pt")
-    if TASKS[task].compared:
+    if SETS[task].compared:
         metrics = best.val(
             data=str(data), imgsz=imgsz, batch=BATCH, device="cpu", plots=False, save_json=True,
             project=str(out.parent), name=out.name, exist_ok=True,
@@ -105,7 +141,7 @@ def run_peer(
     """Train and validate with the peer, whose words go to `out`.log."""
     command = [
         str(python), str(Path(__file__).with_name("peer_accuracy.py")),
-        "--model", TASKS[task].network, "--data", str(data), "--out", str(out),
+        "--model", SETS[task].network, "--data", str(data), "--out", str(out),
         "--seed", str(seed), "--epochs", str(epochs), "--imgsz", str(imgsz),
         "--batch", str(BATCH),
     ]  # fmt: skip
@@ -124,14 +160,14 @@ def judged(task: str, data: Path, predictions: Any) -> dict[str, float]:
     """Score the predictions for the validation images.
 
     Args:
-        task: a key of TASKS.
+        task: a key of SETS.
         data: what `write_shapes` returned.
         predictions: what predictions.json holds.
     """
-    compared = TASKS[task].compared
+    compared = SETS[task].compared
     if not compared:
         return {"top-1": top1(predictions)}
-    truth = ground_truth(data.parent / "images" / "val", TASKS[task].kind)
+    truth = ground_truth(data.parent / "images" / "val", SETS[task].kind)
     scores = {}
     for part, what in compared.items():
         strict, loose = coco_scores(truth, predictions, what)
@@ -152,7 +188,7 @@ def result_table(rows: Sequence[Row]) -> str:
         "| our seeds apart | peer's seeds apart | difference | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for task, facts in TASKS.items():
+    for task, facts in SETS.items():
         sides = [_by_seed(rows, who, task) for who in SIDES]
         for metric in facts.metrics if all(sides) else []:
             ours, peer = ([row["scores"][metric] for row in side] for side in sides)
@@ -174,7 +210,7 @@ def time_table(rows: Sequence[Row]) -> str:
         "| task | side | seeds | versions | training, minutes by seed |",
         "|---|---|---|---|---|",
     ]
-    for task in TASKS:
+    for task in SETS:
         for who in SIDES:
             done = _by_seed(rows, who, task)
             if done:
@@ -243,7 +279,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", type=Path, help="the interpreter of the peer's environment")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=256)
@@ -295,9 +331,9 @@ def main() -> None:
     common = {"epochs": args.epochs, "imgsz": args.imgsz, "images": args.images}
     constant = ""
     for task in args.tasks:
-        kind = TASKS[task].kind
+        kind = SETS[task].kind
         root = (args.data_root or args.out / "data") / kind
-        data = write_shapes(root, train=args.images[0], val=args.images[1], kind=kind)
+        data = written(root, kind, *args.images)
         if kind == "classes":
             constant = constant_answer(data)
         for seed in args.seeds:

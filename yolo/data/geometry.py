@@ -179,7 +179,7 @@ def warp_instances(
         mirrored: the matrix turns left into right.
         flip_idx: for each keypoint, which one takes its place in a mirror image.
     """
-    moved = replace(instances, boxes=warp_boxes(instances.boxes, matrix))
+    moved = instances.with_boxes(warp_boxes(instances.boxes, matrix))
     if instances.keypoints is not None and len(instances):
         points = warp_points(instances.keypoints[..., :2], matrix)
         moved.keypoints = np.concatenate([points, instances.keypoints[..., 2:]], axis=2)
@@ -216,14 +216,15 @@ def clip_instances(instances: Instances, rect: Rect) -> Instances:
     object.)
     """
     boxes = clip_boxes(instances.boxes, rect)
-    cut = replace(instances, boxes=boxes)
+    cut = instances.with_boxes(boxes)
     x0, y0, x1, y1 = rect
     if instances.keypoints is not None and len(instances):
         cut.keypoints = instances.keypoints.copy()
         x, y = cut.keypoints[..., 0], cut.keypoints[..., 1]
         cut.keypoints[(x < x0) | (y < y0) | (x > x1) | (y > y1), 2] = 0.0
-    crossing = np.flatnonzero((boxes != instances.boxes).any(1))
-    _cut_outlines(cut, crossing, lambda polygon: clip_polygon(polygon, rect))
+    if instances.polygons is not None or instances.corners is not None:
+        crossing = np.flatnonzero((boxes != instances.boxes).any(1))
+        _cut_outlines(cut, crossing, lambda polygon: clip_polygon(polygon, rect))
     return cut
 
 
@@ -279,7 +280,7 @@ def punch_instances(instances: Instances, rect: Rect) -> tuple[Instances, np.nda
     x0, y0, x1, y1 = rect
     covered = box_areas(clip_boxes(boxes, rect))
     seen = 1.0 - covered / np.maximum(box_areas(boxes), 1e-9)
-    cut = replace(instances, boxes=boxes.copy())
+    cut = instances.with_boxes(boxes.copy())
     tall = (boxes[:, 1] >= y0) & (boxes[:, 3] <= y1)
     wide = (boxes[:, 0] >= x0) & (boxes[:, 2] <= x1)
     left, top, right, bottom = boxes.T

@@ -34,7 +34,7 @@ from yolo.data.labels import LabelFormat, LabelledImage, LabelRules
 from yolo.data.merge import MergedSource
 from yolo.data.objects import ObjectSource, item_image
 from yolo.data.report import ScanReport as ScanReport
-from yolo.data.sample import Instances
+from yolo.data.sample import FIELDS, Instances
 from yolo.data.scan import Source
 from yolo.errors import ConfigError, DataError
 
@@ -182,8 +182,8 @@ class LabelIndex:
     def instances(self, i: int) -> Instances:
         """Return fresh copies of the objects of image i, in pixels of the original image."""
         start, end = self.offsets[i : i + 2].tolist()
-        names = [item.name for item in fields(Instances) if item.name in self.arrays]
-        values: dict[str, Any] = {name: self.arrays[name][start:end].copy() for name in names}
+        arrays = self.arrays
+        values: dict[str, Any] = {k: arrays[k][start:end].copy() for k in FIELDS if k in arrays}
         if POLYGONS[0] in self.arrays:
             points, rings, objects = (self.arrays[name] for name in POLYGONS)
             values["polygons"] = [

@@ -10,6 +10,7 @@ the hue, which leaves red as it is and moves violet most).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from yolo.data.recipe import Tile
 from yolo.data.sample import Polygon
 
 HUE_STEPS = 180
+HUE_ROOM = 256 - HUE_STEPS  # steps that a hue of 8 bits may go beyond the circle
+ROUND_DOWN = -0.5 + 2**-12  # what OpenCV, which rounds to the nearest, has to be told to round down
 MAX_WARP_CHANNELS = 4
 SUBPIXEL_BITS = 4
 
@@ -112,6 +115,22 @@ def colour_tables(gains: tuple[float, float, float]) -> np.ndarray:
     return np.stack([hue, *others], axis=1)[None].astype(np.uint8)
 
 
+def shift_hsv(image: np.ndarray, gains: tuple[float, float, float]) -> None:
+    """Do what `colour_tables` says to an image (H, W, 3) in OpenCV's HSV, in place.
+
+    Arithmetic takes a fifth of a table's time, but knows no circle: hues that would go below 0 or
+    beyond 8 bits (what lies between is a hue again for OpenCV) are looked up.
+    """
+    steps, hue = math.floor(gains[0] * HUE_STEPS), None
+    if not 0 <= steps < HUE_ROOM:
+        table = np.ascontiguousarray(colour_tables(gains)[..., 0])
+        steps, hue = 0, cv2.LUT(cv2.extractChannel(image, 0), table)
+    beside = np.array([[steps], [ROUND_DOWN], [ROUND_DOWN]])
+    cv2.transform(image, np.hstack([np.diag([1.0, *gains[1:]]), beside]), dst=image)
+    if hue is not None:
+        cv2.insertChannel(hue, image, 0)
+
+
 def finish_colour(
     image: np.ndarray,
     hsv: tuple[float, float, float] | None = None,
@@ -139,7 +158,7 @@ def finish_colour(
     reverse = (rgb is not None) != swap_channels
     if hsv is not None:
         cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
-        cv2.LUT(image, colour_tables(hsv), dst=image)
+        shift_hsv(image, hsv)
         cv2.cvtColor(image, cv2.COLOR_HSV2RGB if reverse else cv2.COLOR_HSV2BGR, dst=target)
     elif reverse:
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)

@@ -156,13 +156,14 @@ def scene_instances(
     """
     parts, areas = [], []
     for tile in scene.tiles:
-        loaded = source.loaded_shape(tile.index)
-        to_loaded = loading_matrix(loaded, source.original_shape(tile.index))
-        x0, y0, x1, y1 = np.array(tile.window) / (to_loaded.diagonal()[[0, 1, 0, 1]])
-        shown = clip_instances(with_outlines(source.instances(tile.index)), (x0, y0, x1, y1))
-        lost = np.any(shown.boxes[:, 2:] <= shown.boxes[:, :2], axis=1)
-        shown = shown.select(~lost) if lost.any() else shown
-        matrix = tile.matrix @ to_loaded
+        (rows, columns), (h, w) = source.loaded_shape(tile.index), source.original_shape(tile.index)
+        gain_x, gain_y = columns / w, rows / h
+        x0, y0, x1, y1 = tile.window
+        window = (x0 / gain_x, y0 / gain_y, x1 / gain_x, y1 / gain_y)
+        shown = clip_instances(with_outlines(source.instances(tile.index)), window)
+        found = np.all(shown.boxes[:, 2:] > shown.boxes[:, :2], axis=1)
+        shown = shown if found.all() else shown.select(found)
+        matrix = tile.matrix * (gain_x, gain_y, 1.0)
         (a, b), (c, d) = matrix[:2, :2]
         areas.append(box_areas(shown.boxes) * abs(a * d - b * c))
         parts.append(warp_instances(shown, matrix, mirrored=scene.mirrored, flip_idx=flip_idx))
