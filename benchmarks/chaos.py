@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import TASKS
+from benchmarks.pages import put_section
 from yolo.cfg.load import read_yaml, write_yaml
 from yolo.cfg.networks import FOLDER as NETWORKS
 from yolo.data.shapes import write_shapes
@@ -315,13 +316,12 @@ def cases(
             yield case(benches[0], max(round(count * share), 3), rng)
 
 
-def page(found: Sequence[Case], count: int, seed: int) -> str:
-    """Return the Markdown page."""
+def section(found: Sequence[Case], count: int, seed: int) -> str:
+    """Return the section of the Markdown page."""
     rows = "\n".join(f"| {case.name} | {case.tried} | {case.held} |" for case in found)
     facts = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
-    return f"""# Accidents
-
-Made by `python -m benchmarks.chaos --kills {count} --seed {seed} --page FILE` on {date.today()}.
+    command = f"python -m benchmarks.chaos --kills {count} --seed {seed} --page FILE"
+    return f"""Made by `{command}` on {date.today()}.
 
 Trainings of small networks by the `yolo` command, in processes of their own. *Held*: nothing that
 was saved was lost, the error was one line that says what happened, and the run went on to the
@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     every = [KILLS, *OTHERS]
     parser.add_argument("--cases", nargs="+", default=every, choices=every)
-    parser.add_argument("--page", type=Path, help="Markdown file to write")
+    parser.add_argument("--page", type=Path, help="Markdown file to write a section of")
     args = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -354,7 +354,7 @@ def main() -> None:
             print(f"{case.held:5d} of {case.tried:5d}  {case.name}", *case.faults, sep="\n    ")
             sys.stdout.flush()
     if args.page:
-        args.page.write_text(page(found, args.kills, args.seed), encoding="utf-8")
+        put_section(args.page, "Accidents", section(found, args.kills, args.seed))
     sys.exit(any(case.faults for case in found))
 
 

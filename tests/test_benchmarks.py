@@ -8,12 +8,15 @@ import math
 import os
 import time
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks import ablation, accuracy, export_rows, growth, judge, loss_parity, overfit, run
+from benchmarks.pages import put_section
+from benchmarks.reliability import counted
 from benchmarks.speed_rounds import Gauge
 from yolo import TASKS
 from yolo.data.shapes import single_ring
@@ -402,3 +405,26 @@ def test_the_table_of_speed_tells_of_both_memories():
     row |= {"gpu_mib": {"ours": 5.0, "peer": 6.0}, "busy": {"ours": 95.4, "peer": 60.0}}
     line = run.table([row]).splitlines()[-1]
     assert line.endswith("| 100 / 90 MiB **more**; GPU 5 / 6 MiB, busy 95 / 60 % |")
+
+
+def test_a_section_is_put_in_the_place_of_its_old_self(tmp_path):
+    page = tmp_path / "reliability.md"
+    put_section(page, "Accidents", "one\n")
+    put_section(page, "Checks", "two \\1\n")
+    put_section(page, "Accidents", "three\n\n| a |\n")
+    expected = "# Reliability\n\n## Accidents\n\nthree\n\n| a |\n\n## Checks\n\ntwo \\1\n"
+    assert page.read_text() == expected
+
+
+def test_what_tests_tell_is_counted():
+    report = ElementTree.fromstring("""<testsuites><testsuite time="2.4">
+      <testcase classname="a" name="one"><properties>
+        <property name="inputs" value="20"/></properties></testcase>
+      <testcase classname="a" name="two"><failure/><properties>
+        <property name="inputs" value="5"/></properties></testcase>
+      <testcase classname="a" name="three"><skipped/></testcase>
+    </testsuite></testsuites>""")
+    found = counted("inputs", report)
+    assert (found["checked"], found["held"], found["skipped"]) == (25, 20, 1)
+    assert found["failed"] == ["a::two"]
+    assert counted("tests", report)["held"] == 1

@@ -49,19 +49,28 @@ JUNK = st.one_of(
 KEYS = st.one_of(st.text(max_size=4), st.integers(), st.sampled_from(WORDS))
 
 
-def attempt(effort, strategy, work):
+@pytest.fixture
+def attempt(record_property):
     """Call `work` with what `strategy` draws; only errors of ours may come."""
 
-    @settings(
-        max_examples=effort, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(strategy)
-    def one(value):
-        with contextlib.suppress(YoloError):
-            work(value)
+    def draw_and_call(effort, strategy, work):
+        inputs = 0
 
-    one()
+        @settings(
+            max_examples=effort, deadline=None, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(strategy)
+        def one(value):
+            nonlocal inputs
+            inputs += 1
+            with contextlib.suppress(YoloError):
+                work(value)
+
+        one()
+        record_property("inputs", inputs)
+
+    return draw_and_call
 
 
 def places(tree, at=()):
@@ -119,7 +128,7 @@ def spoiled_bytes(draw, data):
 
 
 @pytest.mark.parametrize("effort", EFFORT)
-def test_network_descriptions(effort):
+def test_network_descriptions(attempt, effort):
     def build(network):
         with torch.device("meta"):
             TASKS["detect"].model(network)
@@ -128,7 +137,7 @@ def test_network_descriptions(effort):
 
 
 @pytest.mark.parametrize("effort", EFFORT)
-def test_dataset_descriptions(effort, tmp_path):
+def test_dataset_descriptions(attempt, effort, tmp_path):
     file = write_shapes(tmp_path / "set", train=2, val=2, size=(64, 64))
     known = {"path": str(file.parent), "nc": 5, **yaml.safe_load(file.read_text())}
     extra = {"kpt_shape": [4, 3], "flip_idx": [0, 1, 2, 3], "channels": 3, "classes": [0, 1]}
@@ -144,7 +153,7 @@ def test_dataset_descriptions(effort, tmp_path):
 
 
 @pytest.mark.parametrize("effort", EFFORT)
-def test_options(effort):
+def test_options(attempt, effort):
     schemas = [PredictConfig, *(spec.train_config for spec in TASKS.values())]
     names = sorted({name for schema in schemas for name in schema.model_fields})
     given_options = st.dictionaries(st.sampled_from(names), JUNK, min_size=1, max_size=3)
@@ -156,7 +165,7 @@ def test_options(effort):
 
 
 @pytest.mark.parametrize("effort", EFFORT)
-def test_checkpoints(effort, tmp_path):
+def test_checkpoints(attempt, effort, tmp_path):
     path = tmp_path / "a.pt"
     write_checkpoint(TASKS["detect"].model(nano.TINY), "detect", path)
     whole = path.read_bytes()
@@ -172,14 +181,14 @@ def test_checkpoints(effort, tmp_path):
 @pytest.mark.parametrize("effort", EFFORT)
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".webp", ".bmp"])
 @pytest.mark.filterwarnings("ignore")  # Pillow's remarks about mangled headers
-def test_images(effort, suffix):
+def test_images(attempt, effort, suffix):
     scene = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
     whole = cv2.imencode(suffix, scene)[1].tobytes()
     attempt(effort, spoiled_bytes(whole), read_image)
 
 
 @pytest.mark.parametrize("effort", EFFORT)
-def test_command_lines(effort, tmp_path, monkeypatch, capsys):
+def test_command_lines(attempt, effort, tmp_path, monkeypatch, capsys):
     """In a folder without data, so that nothing trains."""
     monkeypatch.chdir(tmp_path)
     Path("net.yaml").write_text(nano.NETWORK)

@@ -58,8 +58,9 @@ def assert_differ(found):
 
 
 @pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.slow)])
-def test_eight_threads_find_what_one_finds(model, count):
+def test_eight_threads_find_what_one_finds(model, count, record_property):
     """From the first call on, which prepares the network for all of them."""
+    record_property("images", count)
     images = pictures(count)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -142,9 +143,10 @@ def memory_over(model, video):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_memory_stays_over_a_long_stream(tmp_path, count):
+def test_memory_stays_over_a_long_stream(tmp_path, count, record_property):
     model = YOLO(exports.checkpoint(tmp_path, TASKS["detect"]))
     seen, found, held = memory_over(model, write_video(tmp_path / "long.avi", count))
     assert seen == count
+    record_property("frames", count)
     assert found > count
     assert max(held) - held[0] < 50 * 2**20
