@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.growth_cases import CASES, LRU_MIB, opened, train_loader
+from benchmarks.growth_cases import CASES, RECENT_MIB, opened, train_loader
 from yolo.engine.charts import GRID, INK, MUTED, PALETTE
 from yolo.machine import machine_facts
 
@@ -255,13 +255,14 @@ def worker_text(row: Row | None) -> str:
     ]
     verdict = "holds" if growth < 100 else "**more than 100 MiB**"
     return WORKERS.format(
-        **row, table="\n".join(lines), growth=growth, verdict=verdict, lru=LRU_MIB
+        **row, table="\n".join(lines), growth=growth, verdict=verdict, recent=RECENT_MIB
     )
 
 
 WORKERS = """{workers} workers over {images:,} images, {epochs} epochs of which each makes its last
-{steps:,} batches of 16 mosaics at 320 px. Shared pages count in shares. In its first epoch each
-worker fills the room for the images that it decoded last, {lru} MiB (`ImageStore.lru_bytes`).
+{steps:,} batches of 16 mosaics at 320 px. Shared pages count in shares. In the first epoch the
+workers fill the ring of the images that they decoded last, which is for all of them and takes at
+most {recent} MiB for each (`yolo.data.recent`).
 
 {table}
 

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from yolo import TASKS, YOLO
-from yolo.data.cache import LRU_BYTES, ImageStore
+from yolo.data.cache import ImageStore
 from yolo.data.datasets import read_dataset
 from yolo.data.folder import FileSource, written_whole
 from yolo.data.index import LabelIndex, build_index
 from yolo.data.labels import LabelledImage
 from yolo.data.loader import TrainLoader, ValLoader
 from yolo.data.order import BalancedOrder, EpochOrder
+from yolo.data.recent import RECENT_BYTES
 from yolo.data.recipe import Augment
 from yolo.data.report import ScanReport
 from yolo.data.shapes import write_shapes
@@ -50,8 +51,8 @@ DRAWN = 50
 """Different files among the images: a file system limits the links to one."""
 SCAN = FileSource.scan
 
-LRU_MIB = LRU_BYTES >> 20
-"""What a loader's process keeps of the images that it decoded last."""
+RECENT_MIB = RECENT_BYTES >> 20
+"""Most that a loader keeps, for each of its processes, of the images that were decoded last."""
 
 DETECT = TASKS["detect"]
 

@@ -71,6 +71,7 @@ class Files:
 
     folder: Path
     train: Path
+    many: Path
     val: Path
     weights: Path
     images: Path
@@ -81,6 +82,10 @@ class Files:
         """Whether the rows are of a GPU."""
         return self.device != "cpu"
 
+
+MANY = 2048
+"""Images of the set that is read from files: no row comes to an image a second time, so that none
+is still there from the epoch before."""
 
 FAST: Options = {"amp": "bf16"}
 FAST_ON_GPU: Options = {"compile": "reduce-overhead", "augment_on": "device"}
@@ -158,8 +163,9 @@ def pipelines(files: Files) -> Iterator[Row]:
     for size in (320, 640):
         for workers in (0, 2):
             for cache in (False, True):
+                data = files.train if cache else files.many
                 train = {
-                    "data": str(files.train), "imgsz": size, "batch": 16, "workers": workers,
+                    "data": str(data), "imgsz": size, "batch": 16, "workers": workers,
                     "device": files.device, "cache": cache,
                 }  # fmt: skip
                 options = {"model": "yolov8n.yaml", "steps": 15, "warm": 35, "train": train}
@@ -266,6 +272,7 @@ def prepare(folder: Path, python: dict[str, Path], device: str, weights: Path | 
     """Write the sets and pictures, and let the peer train the detector that both sides run."""
     folder.mkdir(parents=True, exist_ok=True)
     train = write_shapes(folder / "train", train=480 if device == "cpu" else 4096, val=16, size=640)
+    many = write_shapes(folder / "many", train=MANY, val=16, size=640)
     val = write_shapes(folder / "val", train=1, val=500, size=640)
     images = folder / "images.npy"
     np.save(images, np.stack([scene(1, "test", i, (640, 640)).image for i in range(32)]))
@@ -285,7 +292,7 @@ def prepare(folder: Path, python: dict[str, Path], device: str, weights: Path | 
         target = folder / f"{side}.onnx"
         if not target.is_file():
             write_onnx(python[side], side, common, target)
-    return Files(folder, train, val, common, images, device)
+    return Files(folder, train, many, val, common, images, device)
 
 
 def write_onnx(python: Path, side: str, weights: Path, target: Path) -> None:

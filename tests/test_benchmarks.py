@@ -381,7 +381,7 @@ def test_a_gpu_is_asked_how_busy_it_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "0"])
 def test_rows_of_speed(tmp_path, device):
     (tmp_path / "images" / "val").mkdir(parents=True)
-    places = {name: tmp_path / name for name in ("train", "val", "weights", "images")}
+    places = {name: tmp_path / name for name in ("train", "many", "val", "weights", "images")}
     rows = [*run.rows(run.Files(folder=tmp_path, **places, device=device), fast=True)]
     assert len({row.name for row in rows}) == len(rows)
     targets = {row.name: row.target for row in rows}

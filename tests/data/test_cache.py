@@ -72,12 +72,12 @@ def test_files_are_read_once(index, monkeypatch, tmp_path):
         for i in range(4):
             store.load(i)
     assert len(read) == 4
-    small = ImageStore(index, (64, 64), lru_bytes=64 * 64 * 3 * 2)
+    small = ImageStore(index, (64, 64), recent_bytes=64 * 64 * 3 * 2)
     read.clear()
     for i in (0, 1, 0, 1, 2, 1):
         small.load(i)
     assert len(read) == 3
-    assert small._recent_bytes <= small.lru_bytes
+    assert small.kept.used <= small.kept.room
 
 
 def test_disk_cache_serves_the_next_run_and_notices_changes(index, tmp_path):
@@ -87,8 +87,8 @@ def test_disk_cache_serves_the_next_run_and_notices_changes(index, tmp_path):
     first.close()
     (file,) = folder.iterdir()
     second = ImageStore(index, (64, 64), mode="disk", cache_dir=folder)
-    assert second._slots.get(1) is not None
-    assert second._slots.get(0) is None
+    assert second.kept.get(1) is not None
+    assert second.kept.get(0) is None
     np.testing.assert_array_equal(second.load(1), kept)
     assert list(folder.iterdir()) == [file]
     ImageStore(index, (32, 64), mode="disk", cache_dir=folder)
@@ -115,15 +115,53 @@ def test_one_cache_for_all_processes(index, start):
     assert results.get(timeout=60) == expected
     worker.join(60)
     assert worker.exitcode == 0
-    assert store._slots.get(3) is not None  # filled by the other process
+    assert store.kept.get(3) is not None  # filled by the other process
     store.close()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_what_one_worker_has_decoded_no_other_reads(index, images, start, monkeypatch):
+    store = ImageStore(index, (64, 64))
+    store.share_recent(count=10, workers=2)
+    context = multiprocessing.get_context(start)
+    results = context.Queue()
+    worker = context.Process(target=_load_elsewhere, args=(store, results))
+    worker.start()
+    results.get(timeout=60)
+    worker.join(60)
+    with monkeypatch.context() as patch:
+        patch.delattr(cache, "read_image")
+        for i in (0, 3):
+            shape = store.loaded_shape(i)
+            np.testing.assert_array_equal(store.load(i), resize(images[i], shape))
+    store.load(1)
+    store.close()
+
+
+def test_shared_images_are_bounded_and_only_where_they_can_be(index, tmp_path, monkeypatch):
+    store = ImageStore(index, (64, 64))
+    store.share_recent(count=3, workers=2)
+    assert store.kept.places == 3
+    monkeypatch.setattr(cache, "RECENT_BYTES", 64 * 64 * 3)
+    store.share_recent(count=3, workers=2)
+    assert store.kept.places == 2
+    monkeypatch.setattr(cache, "free_memory", lambda: 100)
+    for other in (
+        ImageStore(index, (64, 64)),
+        ImageStore(index, (64, 64), mode="disk", cache_dir=tmp_path / "cache"),
+        ImageStore(index, (64, 64), channels=1),
+        ImageStore(index, (64, 64), fit=False),
+    ):
+        before = other.kept
+        other.share_recent(count=3, workers=2)
+        assert other.kept is before
 
 
 def test_pickle_without_a_cache_leaves_images_behind(index):
     store = ImageStore(index, (64, 64))
     store.load(0)
     copy = pickle.loads(pickle.dumps(store))
-    assert not copy._recent
+    assert copy.kept.get(0) is None
     np.testing.assert_array_equal(copy.load(0), store.load(0))
     gone = ImageStore(index, (64, 64), mode="ram")
     frozen = pickle.dumps(gone)

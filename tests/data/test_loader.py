@@ -15,6 +15,7 @@ import torch
 from painted import Index, MemoryStore, painted, write
 from yolo.data.cache import ImageStore
 from yolo.data.loader import Batch, TrainLoader, ValLoader, batch_edges, normalize
+from yolo.data.recent import SharedRecent
 from yolo.data.recipe import Augment
 from yolo.data.sample import Instances, Sample
 from yolo.errors import ConfigError, CorruptImageError, DataError
@@ -58,7 +59,9 @@ def keypoint_count(samples, size):
 
 def test_workers_change_nothing(index, store):
     here = train(index, store, extras=keypoint_count)
-    there = train(index, store, workers=2, extras=keypoint_count)
+    own = ImageStore(index, SIZE)
+    there = train(index, own, workers=2, extras=keypoint_count)
+    assert isinstance(own.kept, SharedRecent)
     for epoch in (0, 1):
         pairs = list(zip(here.epoch(epoch), there.epoch(epoch), strict=True))
         assert len(pairs) == len(here) == 3
@@ -115,7 +118,7 @@ def test_a_batch_has_the_type_of_the_images(tmp_path):
     empty = train(few, store, rank=0, world=4)
     assert [b.images.dtype for b in empty.epoch(0)] == [torch.uint16]
     np.testing.assert_array_equal(store.load(1), deep)
-    assert store._slots.get(1) is not None
+    assert store.kept.get(1) is not None
 
 
 def test_seed_and_epoch_matter(index, store):

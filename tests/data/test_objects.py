@@ -175,7 +175,7 @@ def test_lazy_images_are_read_again_unless_cached() -> None:
     assert [index.path(i) for i in range(2)] == ["val[0]", "val[2]"]
     for mode, again in ((False, 2), ("ram", 1)):
         items.asked.clear()
-        store = ImageStore(index, (40, 60), mode=mode, lru_bytes=1)
+        store = ImageStore(index, (40, 60), mode=mode, recent_bytes=1)
         assert [int(store.load(i)[0, 0, 0]) for i in (1, 2, 1)] == [2, 4, 2]
         assert items.asked.count(2) == again
     with pytest.raises(ConfigError, match=r"cache='disk' needs image files, and val\[0\] is none"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from yolo.data import slots
-from yolo.data.slots import Layout, Slots, free_memory
+from yolo.data.slots import Layout, Slots
 
 LAYOUT = Layout(np.array([[2, 3], [4, 1]]), 3, np.dtype(np.uint8))
 
@@ -43,7 +43,3 @@ def test_no_room_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="memory are free") as caught:
         Slots.in_memory(LAYOUT)
     assert caught.value.errno == errno.ENOSPC
-
-
-def test_free_memory_is_plausible():
-    assert 1 << 20 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

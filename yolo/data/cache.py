@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections import OrderedDict
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +16,10 @@ import numpy as np
 
 from yolo.data.images import read_image
 from yolo.data.letterbox import fill_value, fit_shape, resize
+from yolo.data.recent import RECENT_BYTES, Recent, SharedRecent
 from yolo.data.sample import Instances
-from yolo.data.slots import Layout, Slots
+from yolo.data.shared import free_memory
+from yolo.data.slots import HEADROOM, Layout, Slots
 from yolo.errors import ConfigError, CorruptImageError, DataError
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Mode = Literal[False, "ram", "disk"]
-
-LRU_BYTES = 256 << 20
 
 
 class ImageStore:
@@ -46,7 +46,7 @@ class ImageStore:
             all of them in a file of `cache_dir` that the next run uses again. A cache that there
             is no room for is not made, and a warning says so.
         cache_dir: folder of the "disk" cache (made when needed).
-        lru_bytes: memory for the latest images of one process where nothing else keeps them.
+        recent_bytes: memory for the latest images of one process where nothing else keeps them.
         strict: a corrupt image is an error.
         fit: False loads images whole, as they are.
 
@@ -65,7 +65,7 @@ class ImageStore:
         channels: int = 3,
         mode: Mode = False,
         cache_dir: str | Path | None = None,
-        lru_bytes: int = LRU_BYTES,
+        recent_bytes: int = RECENT_BYTES,
         strict: bool = False,
         fit: bool = True,
     ) -> None:
@@ -74,16 +74,15 @@ class ImageStore:
             raise ConfigError(f"cache={mode!r}: {text}")
         self.index, self.channels, self.fit = index, channels, fit
         self.size = (int(size[0]), int(size[1]))
-        self.lru_bytes, self.strict = lru_bytes, strict
+        self.strict = strict
         self.corrupt: set[int] = set()
-        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._recent_bytes = 0
-        self._slots = self._make_slots(mode, cache_dir) if mode and len(index) else None
+        slots = self._make_slots(mode, cache_dir) if mode and len(index) else None
+        self.kept: Slots | Recent | SharedRecent = slots or Recent(recent_bytes)
 
     @property
     def cached(self) -> bool:
         """Whether a shared cache stands behind this store."""
-        return self._slots is not None
+        return isinstance(self.kept, Slots)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -99,24 +98,28 @@ class ImageStore:
         Raises:
             DataError: if the file can't be read, or is not what it was when it was indexed.
         """
-        if self._slots is not None:
-            image = self._slots.get(i)
-            if image is None:
-                image = self._read(i)
-                # What is corrupt stays out of the cache, so that every process finds out.
-                if i not in self.corrupt and self._slots.put(i, image):
-                    image = self._slots.get(i)
-            assert image is not None
-            return image
-        if i in self._recent:
-            self._recent.move_to_end(i)
-            return self._recent[i]
-        image = self._recent[i] = self._read(i)
-        self._recent_bytes += image.nbytes
-        while self._recent_bytes > self.lru_bytes:
-            _, oldest = self._recent.popitem(last=False)
-            self._recent_bytes -= oldest.nbytes
+        image = self.kept.get(i)
+        if image is None:
+            image = self._read(i)
+            if i not in self.corrupt:  # every process is to find out
+                self.kept.put(i, image)
         return image
+
+    def share_recent(self, count: int, workers: int) -> None:
+        """Keep the latest `count` images once for all workers, unless all images are kept.
+
+        Less are kept where they would take more memory than `workers` processes take for themselves
+        otherwise. Images of other kinds than three channels of 8 bits, whole images, and systems
+        without record locks are left as they are.
+        """
+        if self.cached or self.channels != 3 or not self.fit or sys.platform == "win32":
+            return
+        shapes = fitted_shapes(np.asarray(self.index.shapes), self.size)
+        largest = 3 * int(shapes.prod(axis=1).max())
+        room = min(workers * RECENT_BYTES, int(HEADROOM * free_memory()))
+        places = min(count, len(shapes), room // largest)
+        if places:
+            self.kept = SharedRecent.make(shapes, places)
 
     def original_shape(self, i: int) -> tuple[int, int]:
         """Return (h, w) of the image's file."""
@@ -138,14 +141,7 @@ class ImageStore:
 
     def close(self) -> None:
         """Let go of the cache; the memory is free when no other process uses it."""
-        self._recent.clear()
-        self._recent_bytes = 0
-        if self._slots is not None:
-            self._slots.close()
-            self._slots = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": OrderedDict(), "_recent_bytes": 0}
+        self.kept.close()
 
     def _decode(self, i: int) -> np.ndarray:
         image = self.index.image(i, self.channels)

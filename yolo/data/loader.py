@@ -23,10 +23,10 @@ from yolo.data.index import LabelIndex
 from yolo.data.letterbox import Placement, letterbox
 from yolo.data.order import BalancedOrder, EpochOrder
 from yolo.data.pixels import finish_colour
-from yolo.data.recipe import Augment, Recipe, RecipeBook
+from yolo.data.recipe import NEIGHBOURS, Augment, Recipe, RecipeBook
 from yolo.data.sample import Sample
 from yolo.data.transforms import apply, labelled, require_kind
-from yolo.data.workers import Job, Line, Maker, Size
+from yolo.data.workers import AHEAD, Job, Line, Maker, Size
 from yolo.errors import ConfigError, DataError
 
 __all__ = ["Batch", "TrainLoader", "ValLoader", "normalize"]
@@ -163,7 +163,10 @@ class TrainLoader:
             self.order = EpochOrder(count, seed, (batch, alike))
         self.edges = batch_edges(count, batch, world)
         self.paint = paint
-        self._line = Line(self._maker(augment, extras), min(workers, len(self)), pin_memory)
+        workers = min(workers, len(self))
+        if workers > 1:  # those around the places that workers are at
+            store.share_recent(2 * NEIGHBOURS + (AHEAD + 1) * workers * batch // world, workers)
+        self._line = Line(self._maker(augment, extras), workers, pin_memory)
 
     def _maker(self, augment: Augment, extras: Extras | None) -> Maker:
         """Return what makes this loader's batches."""

@@ -116,15 +116,19 @@ def _has_outlines(recipe: Recipe, source: ImageStore) -> bool:
 
 def render(scene: Scene, source: ImageStore) -> np.ndarray:
     """Paint a scene, (h, w, C)."""
-    # Where everything was moved out of sight, the scene's own image says of what kind it is.
-    first = scene.tiles[0].index if scene.tiles else scene.first
-    image = source.load(first)
-    canvas = np.full((*scene.size, image.shape[2]), fill_value(image.dtype), image.dtype)
+    canvas: np.ndarray | None = None
     for tile in scene.tiles:
         image = source.load(tile.index)
+        if canvas is None:
+            canvas = _empty_canvas(scene, image)
         require_kind(source.path, tile.index, image, canvas)
         (paint_straight if tile.straight else paint_bent)(tile, image, canvas)
-    return canvas
+    # Where everything was moved out of sight, the scene's own image says of what kind it is.
+    return _empty_canvas(scene, source.load(scene.first)) if canvas is None else canvas
+
+
+def _empty_canvas(scene: Scene, like: np.ndarray) -> np.ndarray:
+    return np.full((*scene.size, like.shape[2]), fill_value(like.dtype), like.dtype)
 
 
 def require_kind(

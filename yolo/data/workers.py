@@ -31,6 +31,8 @@ from yolo.plugins import load_plugins, loaded_plugins
 
 Size = tuple[int, int]
 
+AHEAD = 2  # batches that a worker makes before they are asked for
+
 _GRACE = 60  # seconds that a worker lives on after SIGTERM
 _LONGEST_FOLDER = 70  # characters of the temporary folder; a socket's whole path may have 107
 
@@ -204,6 +206,7 @@ class Line:
                 self.maker,
                 batch_sampler=self._jobs,  # type: ignore[arg-type]  # jobs in place of index lists
                 num_workers=self.workers,
+                prefetch_factor=AHEAD,
                 multiprocessing_context=_start_method(),
                 collate_fn=_as_made,
                 pin_memory=self.pin_memory,
