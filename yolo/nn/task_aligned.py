@@ -8,7 +8,6 @@ P pairs of an object and an anchor inside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,24 @@ from yolo.nn.assign import (
     chunks,
     on_host,
 )
+
+
+class Pairs(NamedTuple):
+    """What is known of all pairs of an object and an anchor.
+
+    Attributes:
+        scores: (B, C, A) as the network gives them: a class of an image is one row.
+        read: turns scores into what the alignment multiplies, score^alpha.
+        boxes: (B, A, 4 or 5) predicted.
+        gt_labels: (B, n) class ids.
+        gt_boxes: (B, n, 4 or 5).
+    """
+
+    scores: Tensor
+    read: Callable[[Tensor], Tensor]
+    boxes: Tensor
+    gt_labels: Tensor
+    gt_boxes: Tensor
 
 
 class Lists(NamedTuple):
@@ -107,24 +124,20 @@ class TaskAlignedAssigner(UprightBoxes):
         def read(scores: Tensor) -> Tensor:
             return _power(scores.sigmoid() if from_logits else scores, self.alpha)
 
-        scores = pred_scores.transpose(1, 2)  # (B, C, A): a class of an image is one row
-        look = self._sparse_lists if on_host(gt_boxes) else self._dense_lists
-        fg_mask, gt_idx = self._match(
-            partial(look, scores, read, pred_boxes, gt_labels, gt_boxes),
-            points_px, gt_boxes, gt_mask,
-        )  # fmt: skip
+        pairs = Pairs(pred_scores.transpose(1, 2), read, pred_boxes, gt_labels, gt_boxes)
+        fg_mask, gt_idx = self._match(pairs, points_px, gt_mask)
         labels = gt_labels.gather(1, gt_idx)
         boxes = gt_boxes.gather(1, gt_idx[..., None].expand(-1, -1, gt_boxes.shape[2]))
         overlap = self.alikeness(boxes, pred_boxes) * fg_mask
-        score = read(scores.gather(1, labels[:, None]).squeeze(1))
+        score = read(pairs.scores.gather(1, labels[:, None]).squeeze(1))
         alignment = score * _power(overlap, self.beta)
         quality = alignment * _peak_ratio(overlap, alignment, gt_idx, gt_boxes.shape[1])
         return Assignment(labels, boxes, fg_mask, gt_idx, quality, num_classes)
 
-    def _match(
-        self, look: Callable[..., Lists], points_px: Tensor, gt_boxes: Tensor, gt_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _match(self, pairs: Pairs, points_px: Tensor, gt_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, A) foreground and gt slot."""
+        gt_boxes = pairs.gt_boxes
+        look = self._sparse_lists if on_host(gt_boxes) else self._dense_lists
         batch, anchors = len(gt_boxes), len(points_px)
         # One flat index: one-dimensional integer scatter is deterministic on every device.
         lists = torch.zeros(batch * anchors, dtype=torch.int64, device=gt_boxes.device)
@@ -133,7 +146,7 @@ class TaskAlignedAssigner(UprightBoxes):
         for part in chunks(gt_boxes, points_px, self.pairs_per_chunk):
             inside = self.contains(gt_boxes[:, part], points_px)
             inside.logical_and_(gt_mask[:, part, None])
-            found = look(inside, part.start)
+            found = look(pairs, inside, part.start)
             lists.scatter_add_(0, found.place, found.listed)
             lister.scatter_add_(0, found.place, found.listed * found.slot)
             best_gt = torch.where(found.most > best_overlap, found.owner, best_gt)
@@ -142,23 +155,15 @@ class TaskAlignedAssigner(UprightBoxes):
         gt_idx = torch.where(lists > 1, best_gt, lister)
         return (lists > 0).view(batch, anchors), gt_idx.view(batch, anchors)
 
-    def _dense_lists(
-        self,
-        scores: Tensor,
-        read: Callable[[Tensor], Tensor],
-        pred_boxes: Tensor,
-        gt_labels: Tensor,
-        gt_boxes: Tensor,
-        inside: Tensor,
-        start: int,
-    ) -> Lists:
+    def _dense_lists(self, pairs: Pairs, inside: Tensor, start: int) -> Lists:
         """Look at all pairs of a chunk (B, k, A), so that no shape depends on the data."""
         batch, slots, anchors = inside.shape
         part = slice(start, start + slots)
         images = torch.arange(batch, device=inside.device)[:, None]
         outside = inside.logical_not()
-        overlap = self.alikeness(gt_boxes[:, part, None], pred_boxes[:, None])
-        alignment = read(scores[images, gt_labels[:, part]]) * _power(overlap, self.beta)
+        overlap = self.alikeness(pairs.gt_boxes[:, part, None], pairs.boxes[:, None])
+        score = pairs.read(pairs.scores[images, pairs.gt_labels[:, part]])
+        alignment = score * _power(overlap, self.beta)
         alignment.masked_fill_(outside, -1.0)
         overlap.masked_fill_(outside, -1.0)
         value, place = alignment.topk(min(self.topk, anchors), dim=2, sorted=False)
@@ -172,31 +177,24 @@ class TaskAlignedAssigner(UprightBoxes):
             owner.flatten() + start,
         )
 
-    def _sparse_lists(
-        self,
-        scores: Tensor,
-        read: Callable[[Tensor], Tensor],
-        pred_boxes: Tensor,
-        gt_labels: Tensor,
-        gt_boxes: Tensor,
-        inside: Tensor,
-        start: int,
-    ) -> Lists:
+    def _sparse_lists(self, pairs: Pairs, inside: Tensor, start: int) -> Lists:
         """Look at the pairs whose anchor is inside alone: one in twenty, in a usual scene."""
         batch, slots, anchors = inside.shape
         image, slot, anchor = inside.nonzero().unbind(1)
         group, slot = image * slots + slot, slot + start
-        place, thing = image * anchors + anchor, image * gt_labels.shape[1] + slot
+        every = pairs.gt_labels.shape[1]
+        place, thing = image * anchors + anchor, image * every + slot
         overlap = self.alikeness(
-            gt_boxes.flatten(0, 1).index_select(0, thing),
-            pred_boxes.flatten(0, 1).index_select(0, place),
+            pairs.gt_boxes.flatten(0, 1).index_select(0, thing),
+            pairs.boxes.flatten(0, 1).index_select(0, place),
         )
-        score = read(scores[image, gt_labels.flatten().index_select(0, thing), anchor])
+        label = pairs.gt_labels.flatten().index_select(0, thing)
+        score = pairs.read(pairs.scores[image, label, anchor])
         first = first_of_each(score * _power(overlap, self.beta), group, batch * slots, self.topk)
         most = overlap.new_full((batch * anchors,), -1.0)
         most.scatter_reduce_(0, place, overlap, "amax")
         wins = (overlap == most.index_select(0, place)).nonzero().squeeze(1)
-        owner = torch.full_like(most, gt_labels.shape[1], dtype=torch.int64)
+        owner = torch.full_like(most, every, dtype=torch.int64)
         owner.scatter_reduce_(0, place[wins], slot[wins], "amin")
         place, slot = place[first], slot[first]
         return Lists(place, slot, torch.ones_like(place), most, owner)
