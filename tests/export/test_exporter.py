@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import exports
+import nano
 from yolo.backends import open_backend
 from yolo.cfg.schema import ExportConfig
 from yolo.engine.events import Callbacks
@@ -176,6 +177,20 @@ def test_a_file_that_fails_to_run_is_no_export(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"not written.*ZeroDivisionError"):
         exporter(tmp_path).run()
     assert names(tmp_path) == []
+
+
+def test_a_file_of_8_bits_that_disagrees_says_how_many_images_it_was_measured_on(
+    tmp_path, monkeypatch
+):
+    def write(graph, example, path, job):
+        assert len(list(job.calibration())) == 3
+        torchscript.write(graph, example, path, job)
+
+    monkeypatch.setattr("yolo.export.openvino.write", write)
+    monkeypatch.setattr(Exporter, "_runner", lambda *_: lambda x: [])
+    data = nano.task_data(tmp_path / "data", SPEC, val=3)
+    with pytest.raises(ExportError, match=r"8-bit scales were measured on 3 images, try more"):
+        exporter(tmp_path, format="openvino", int8=True, data=str(data), workers=0).run()
 
 
 def test_callbacks_get_the_exporter(tmp_path):

@@ -82,6 +82,7 @@ class Exporter:
         self.target = stem.with_name(f"{stem.name}{kind}{self.format.suffix}")
         self.file: Path | None = None
         self.agreement: Agreement | None = None
+        self._measured = 0  # images for 8-bit scales
 
     def run(self) -> Path:
         """Write and prove the file.
@@ -188,6 +189,8 @@ class Exporter:
             return prove(self._reference, runner, self._inputs, self.rules())
         except Exception as error:  # so may the runtimes
             why = str(error) if isinstance(error, ExportError) else reason(error)
+            if self.args.int8:
+                why += f"; 8-bit scales were measured on {self._measured} images, try more of them"
             raise ExportError(
                 f"{self.target}: not written, since what it computes isn't what the model does: "
                 f"{why}"
@@ -245,8 +248,10 @@ class Exporter:
         loader = self.spec.validator(config, self.spec).build_loader(self.network)
         from yolo.data.batch import normalize
 
+        self._measured = 0
         try:
             for batch in loader:
+                self._measured += len(batch)
                 yield normalize(batch.images, torch.float32).contiguous().numpy()
         finally:
             loader.close()
