@@ -270,7 +270,9 @@ def constant_answer(data: Path) -> str:
     return (
         f"\nOf classes: whoever gives the most frequent class as the only answer has a top-1 of"
         f" {share:.2f}, with a\nstandard error of {error:.2f} for that many images. A mean that"
-        " isn't clearly above shows nothing learnt.\n"
+        " isn't clearly above shows nothing learnt,\nand the difference of two such means nothing"
+        " either: hence `figures`, the same images and classes, of which\neach is cut down to the"
+        " largest figure, whose class it is.\n"
     )
 
 
