@@ -360,7 +360,9 @@ The peer is ultralytics {peer}, run as a black box in its own environment. Both 
 in processes of their own; a ratio is the median over the rounds, beside the lowest and the highest.
 "Fastest" is `amp="bf16"`, on processors with such instructions; in training on a GPU, ours has
 `compile="reduce-overhead", augment_on="device"` beside the mixed precision of both. Memory is the
-peak of all processes of a side; shared pages count in each. "Busy" is the mean use of a GPU.
+peak of a side's first process, or what all of its processes together hold after a round, if that is
+more; pages that they share count in shares. "From files" is a set that no row goes through twice.
+"Busy" is the mean use of a GPU.
 
 {table}
 

@@ -138,6 +138,7 @@ class Driver:
     ) -> None:
         self.log = log
         self.gpu_mib: float | None = None
+        self._together = 0
         with log.open("w") as words:
             self._process = subprocess.Popen(
                 [str(python), str(script), case, json.dumps(options)],
@@ -168,15 +169,18 @@ class Driver:
         self._process.stdin.flush()
         words = self._read()
         self.gpu_mib = words["gpu_mib"]
+        shares = [_number(pid, "smaps_rollup", "Pss") for pid in _tree(self._process.pid)]
+        self._together = max(self._together, sum(shares))
         return words["seconds"], words["count"]
 
     def peak_mib(self) -> float | None:
-        """Return the peak memory of its processes together, MiB; None without Linux's /proc.
+        """Return the peak memory of its processes, MiB; None without Linux's /proc.
 
-        Pages that processes share count once for each of them.
+        The peak of the first process, or what all of them together held after a round, if that is
+        more; there, pages that processes share count in shares.
         """
-        peaks = [_status(pid, "VmHWM") for pid in _tree(self._process.pid)]
-        return sum(peaks) / 1024 if any(peaks) else None
+        peak = max(_number(self._process.pid, "status", "VmHWM"), self._together)
+        return peak / 1024 if peak else None
 
     def close(self) -> None:
         """End it and all that it started."""
@@ -231,9 +235,10 @@ def _tree(pid: int) -> Iterator[int]:
             yield from _tree(int(child))
 
 
-def _status(pid: int, key: str) -> int:
+def _number(pid: int, file: str, key: str) -> int:
+    """Read a number, kB, from a file of a process in /proc; 0 if there is none."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
