@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
+import subprocess
+import sys
 import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +21,7 @@ import torch
 from painted import MemoryStore, painted
 from yolo.data.loader import TrainLoader, ValMaker
 from yolo.data.recipe import Augment
-from yolo.data.workers import Job, Line, _start_method
+from yolo.data.workers import Job, Line, _start_method, _start_worker
 from yolo.errors import DataError, UnknownNameError
 
 SIZE = (64, 64)
@@ -121,3 +127,57 @@ def test_a_batch_that_cannot_be_sent_is_an_error_not_a_wait(store):
         assert [batch.indices for batch in again] == [[4]]
     finally:
         line.close()
+
+
+@pytest.mark.parametrize("parent", ["alive", "gone"])
+def test_a_worker_whose_parent_was_killed_before_it_began_ends(parent):
+    """Who adopts it would be taken for its parent, and never die."""
+    known = os.getpid() if parent == "alive" else os.getpid() + 1
+    worker = multiprocessing.get_context("fork").Process(target=_start_worker, args=(known, 0))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == (0 if parent == "alive" else 1)
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+import numpy as np
+from painted import MemoryStore, painted
+from yolo.data.loader import ValMaker
+from yolo.data.workers import Job, Line
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    image, labels = painted(np.random.default_rng(0), (40, 60), [0])
+    store = MemoryStore([image], [labels], (64, 64))
+    store.dtype, store.corrupt = np.dtype(np.uint8), set()
+    line = Line(ValMaker(store, None), 2, pin_memory=False)
+    next_batch = line.run([Job(0, [0], (64, 64))] * 9)
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)  # the workers are still importing torch
+    next(next_batch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="processes are listed by /proc")
+def test_spawned_workers_end_with_a_parent_that_was_killed_at_once(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    folders = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": folders, "MARK": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    def alive():
+        mark = f"MARK={tmp_path}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (folder / "environ").read_bytes():
+                    yield folder.name
+
+    end = time.monotonic() + 60
+    while list(alive()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not list(alive())

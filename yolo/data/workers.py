@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,18 @@ def _start_method() -> str:
     return settled or multiprocessing.get_all_start_methods()[0]  # the first is the default
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
     """Set up a worker process: one thread, and the main process alone answers signals.
 
     SIGTERM often goes to all processes of a job; a worker outlives it by what a step and its
     checkpoint may take.
+
+    Args:
+        parent: id of the process that the worker works for. Where that was killed before this call
+            torch would take the process that has adopted the worker for it, and wait for ever.
     """
+    if os.getppid() != parent:
+        os._exit(1)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     if len(tempfile.gettempdir()) > _LONGEST_FOLDER and os.path.isdir("/tmp"):
@@ -210,7 +217,7 @@ class Line:
                 multiprocessing_context=_start_method(),
                 collate_fn=_as_made,
                 pin_memory=self.pin_memory,
-                worker_init_fn=_start_worker,
+                worker_init_fn=partial(_start_worker, os.getpid()),
                 persistent_workers=True,
                 generator=torch.Generator().manual_seed(0),
             )
