@@ -2,7 +2,7 @@
 """Kill, starve and spoil trainings, and see that nothing saved is lost.
 
     python -m benchmarks.chaos [--kills 100] [--tasks detect ...] [--cases kills disk ...]
-                               [--page docs/reliability.md]
+                               [--out runs/chaos] [--page docs/reliability.md]
 
 Trains networks of a few thousand weights by the `yolo` command, in processes of their own:
 
@@ -12,12 +12,16 @@ Trains networks of a few thousand weights by the `yolo` command, in processes of
 - a disk that takes no more: files may not grow beyond a limit that last.pt exceeds.
 - last.pt and images, cut or with a byte changed.
 - a loader's worker, and a rank of two, killed while they work.
+
+Each finished case is a line of results.jsonl in the output folder; a second call goes on from
+there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import resource
@@ -26,8 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -304,16 +308,21 @@ OTHERS: dict[str, tuple[Callable[[Bench, int, random.Random], Case], float]] = {
 
 
 def cases(
-    tasks: Sequence[str], wanted: Sequence[str], count: int, rng: random.Random, folder: Path
-) -> Iterator[Case]:
-    """Do what is wanted."""
-    benches = [Bench.of(task, folder / task) for task in tasks]
-    for bench in benches:
-        if KILLS in wanted:
-            yield kills(bench, count // len(tasks), rng)
+    tasks: Sequence[str], wanted: Sequence[str], count: int, folder: Path
+) -> dict[str, Callable[[random.Random], Case]]:
+    """Return what does each of the wanted cases, by name; files go to `folder`."""
+    found: dict[str, Callable[[random.Random], Case]] = {}
+
+    def bench(task: str) -> Bench:
+        return Bench.of(task, Path(tempfile.mkdtemp(dir=folder)) / task)
+
+    for task in tasks if KILLS in wanted else ():
+        found[f"{KILLS} {task}"] = lambda rng, t=task: kills(bench(t), count // len(tasks), rng)
     for name, (case, share) in OTHERS.items():
+        times = max(round(count * share), 3)
         if name in wanted:
-            yield case(benches[0], max(round(count * share), 3), rng)
+            found[name] = lambda rng, c=case, n=times: c(bench(tasks[0]), n, rng)
+    return found
 
 
 def section(found: Sequence[Case], count: int, seed: int) -> str:
@@ -340,19 +349,32 @@ def main() -> None:
     """Run all cases; the exit status is 1 where one doesn't hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("runs/chaos"), help="keeps finished cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     every = [KILLS, *OTHERS]
     parser.add_argument("--cases", nargs="+", default=every, choices=every)
     parser.add_argument("--page", type=Path, help="Markdown file to write a section of")
     args = parser.parse_args()
-    found = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / "results.jsonl"
+    settings = [args.kills, args.seed, args.tasks]
+    done = {}
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        name, made_with, case = json.loads(line)
+        if made_with == settings:
+            done[name] = Case(**case)
     with tempfile.TemporaryDirectory() as scratch:
-        rng = random.Random(args.seed)
-        for case in cases(args.tasks, args.cases, args.kills, rng, Path(scratch)):
-            found.append(case)
+        wanted = cases(args.tasks, args.cases, args.kills, Path(scratch))
+        for name, work in wanted.items():
+            if name not in done:
+                done[name] = work(random.Random(f"{args.seed} {name}"))
+                with log.open("a") as file:
+                    file.write(json.dumps([name, settings, asdict(done[name])]) + "\n")
+            case = done[name]
             print(f"{case.held:5d} of {case.tried:5d}  {case.name}", *case.faults, sep="\n    ")
             sys.stdout.flush()
+    found = [done[name] for name in wanted]
     if args.page:
         put_section(args.page, "Accidents", section(found, args.kills, args.seed))
     sys.exit(any(case.faults for case in found))

@@ -143,8 +143,8 @@ def section(rows: Sequence[tuple[Row, Found]]) -> str:
     return f"""Made by `python -m benchmarks.reliability --page FILE`, {dates[0]} to {dates[-1]}.
 
 Each row is a call of pytest, slow tests included; what isn't counted by name is counted in tests.
-*Held*: those whose test passed. {skipped} tests need what this machine doesn't have and were
-skipped.
+*Held*: those whose test passed. Skipped, for want of what this machine doesn't have: {skipped}.
+Where `YOLO_GOLDEN_CKPT` names a folder of genuine files of other programs, they are among them.
 
 | what holds | checked | held | command |
 |---|---|---|---|
