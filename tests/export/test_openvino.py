@@ -161,7 +161,7 @@ def test_a_whole_export_leaves_nothing_at_home(tmp_path):
     home.mkdir()
     current.mkdir()
     exports.checkpoint(current, DETECT)
-    data = nano.task_data(tmp_path, DETECT)
+    data = nano.task_data(tmp_path, DETECT, val=64)
     code = f"""
 import sys
 
