@@ -26,8 +26,8 @@ def run_notebook(name, folder, monkeypatch, parameters=None):
     """Execute a notebook in `folder`; return its outputs."""
     # The kernel is another process: it finds the package under test, and nothing else, by this.
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
-    for name in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
-        monkeypatch.setenv(name, f"{folder}-{name.lower()}")  # they need a home
+    for variable in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(variable, f"{folder}-{variable.lower()}")  # they need a home
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     if parameters:
