@@ -81,7 +81,7 @@ SETS = TASKS | {"figures": Task("-cls", CUT_OUT)}
 
 
 def written(folder: Path, kind: str, train: int, val: int) -> Path:
-    """Write the set with labels of a kind, or find it there; return its data.yaml or folder."""
+    """Write the set with labels of a kind; return its data.yaml, or the folder of class folders."""
     if kind != CUT_OUT:
         return write_shapes(folder, train=train, val=val, kind=kind)
     for split, count in (("train", train), ("val", val)):

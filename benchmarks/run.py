@@ -84,8 +84,8 @@ class Files:
 
 
 MANY = 2048
-"""Images of the set that is read from files: no row comes to an image a second time, so that none
-is still there from the epoch before."""
+"""Images of the set that is read from files: no row comes to the end of an epoch, so that no image
+is still there from the one before."""
 
 FAST: Options = {"amp": "bf16"}
 FAST_ON_GPU: Options = {"compile": "reduce-overhead", "augment_on": "device"}

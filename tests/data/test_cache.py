@@ -138,6 +138,17 @@ def test_what_one_worker_has_decoded_no_other_reads(index, images, start, monkey
     store.close()
 
 
+@pytest.mark.parametrize("keep", ["recent", "shared", "ram"])
+def test_a_closed_store_reads_files_and_closes_again(index, images, keep):
+    store = ImageStore(index, (64, 64), mode="ram" if keep == "ram" else False)
+    if keep == "shared":
+        store.share_recent(count=3, workers=2)
+    store.load(0)
+    store.close()
+    np.testing.assert_array_equal(store.load(0), resize(images[0], store.loaded_shape(0)))
+    store.close()
+
+
 def test_shared_images_are_bounded_and_only_where_they_can_be(index, tmp_path, monkeypatch):
     store = ImageStore(index, (64, 64))
     store.share_recent(count=3, workers=2)

@@ -108,8 +108,8 @@ class ImageStore:
     def share_recent(self, count: int, workers: int) -> None:
         """Keep the latest `count` images once for all workers, unless all images are kept.
 
-        Less are kept where they would take more memory than `workers` processes take for themselves
-        otherwise. Images of other kinds than three channels of 8 bits, whole images, and systems
+        Fewer are kept where they would take more memory than `workers` processes else take for
+        themselves. Images of other kinds than three channels of 8 bits, whole images, and systems
         without record locks are left as they are.
         """
         if self.cached or self.channels != 3 or not self.fit or sys.platform == "win32":
@@ -140,8 +140,12 @@ class ImageStore:
         return self.index.path(i)
 
     def close(self) -> None:
-        """Let go of the cache; the memory is free when no other process uses it."""
+        """Let go of the cache; the memory is free when no other process uses it.
+
+        What is loaded later is read from its file.
+        """
         self.kept.close()
+        self.kept = Recent()
 
     def _decode(self, i: int) -> np.ndarray:
         image = self.index.image(i, self.channels)
